@@ -1,0 +1,74 @@
+"""Carry a System V IPC namespace: dump it into CRIU-compatible images, and restore it from them.
+
+    import ipcimg
+
+    with ipcimg.of_process(1234) as source:
+        ipcimg.dump("images", source)
+
+    for queue in ipcimg.load("images").queues:
+        print(queue.permissions.id, queue.qnum, [message.type for message in queue.messages])
+
+    with ipcimg.new() as target:
+        ipcimg.restore("images", target)
+        target.pin("/run/my-namespace")
+
+dump() and restore() move the calling thread into the namespace for the time of the call, and
+restore() changes settings of the target namespace meanwhile; do not run two of them at once in one
+thread. Everything that goes wrong is an IpcimgError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChangedError", "Contents", "Counts", "DirectoryError", "Extent", "ImageError", "IpcNamespace", "IpcimgError",
+    "KernelError", "Message", "MessageQueue", "NamespaceError", "ObjectError", "Permissions", "QueueFacts",
+    "SegmentFacts", "SemaphoreFacts", "SemaphoreSet", "SharedMemory", "Variables", "at_path", "dump", "load", "new",
+    "of_process", "own", "restore", "save",
+]
+
+if TYPE_CHECKING:
+    from .dump import dump
+    from .errors import (
+        ChangedError,
+        DirectoryError,
+        ImageError,
+        IpcimgError,
+        KernelError,
+        NamespaceError,
+        ObjectError,
+    )
+    from .imageset import load, save
+    from .model import (
+        Contents,
+        Counts,
+        Extent,
+        Message,
+        MessageQueue,
+        Permissions,
+        QueueFacts,
+        SegmentFacts,
+        SemaphoreFacts,
+        SemaphoreSet,
+        SharedMemory,
+        Variables,
+    )
+    from .namespace import IpcNamespace, at_path, new, of_process, own
+    from .restore import restore
+
+
+def __getattr__(name: str) -> Any:
+    # Names are found when they are asked for: `ipcimg-show` starts without the kernel's side.
+    if name in __all__:
+        from importlib import import_module
+
+        # The submodules dump and restore carry the names of their functions.
+        for module in ("errors", "model", "imageset", "namespace", "dump", "restore"):
+            found = vars(import_module(f"{__name__}.{module}")).get(name)
+            if found is not None and not hasattr(found, "__path__"):
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

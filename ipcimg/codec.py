@@ -1,0 +1,451 @@
+"""Model ⇄ protobuf and payload: what is inside each kind of image. The only importer of pb/.
+
+One encoder and one decoder a kind. Decoders check every number against the range the kernel could
+have shown, so that nobody behind them has to; what they raise names file and byte. Field names and
+numbers are CRIU's (proto/criu.proto); ipcimg's additions are extension fields (proto/ipcimg.proto),
+which exact=True leaves out: then the bytes are those that CRIU 4.2 writes.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as Protobuf
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from . import model
+from .errors import ChangedError, ImageError
+from .image import ImageFile, Reader, Writer
+from .manifest import Manifest
+from .pb import criu_pb2 as criu
+from .pb import ipcimg_pb2 as own
+
+# The names are crit's, the numbers those of criu/include/magic.h.
+MAGICS = {
+    0x53115007: "IPC_VAR",
+    0x46283044: "IPCNS_SHM",
+    0x55453737: "IPCNS_MSG",
+    0x59573019: "IPCNS_SEM",
+    0x56084025: "PAGEMAP",
+    0x54432030: "IDS",
+    0x58313116: "INVENTORY",
+    0x49504D31: "IPCIMG_MANIFEST",
+}
+_MAGIC_OF = {name: magic for magic, name in MAGICS.items()}
+
+_U32_MAX = (1 << 32) - 1
+_INT_MAX = (1 << 31) - 1
+_LONG_MAX = (1 << 63) - 1
+_SEMVMX = 32767  # linux/sem.h
+_KNOWN_MODE = 0o3777  # rwxrwxrwx, SHM_DEST, SHM_LOCKED
+
+# Alignments of payloads, bytes.
+_MESSAGE, _VALUES, _INLINE = 8, 8, 4
+
+# pagemap_entry.flags
+_PE_PARENT, _PE_LAZY, _PE_PRESENT = 1, 2, 4
+
+_P = TypeVar("_P", bound=Protobuf)
+_BIG_ENDIAN = sys.byteorder == "big"
+
+
+def kind_of(image: ImageFile) -> str:
+    """The kind an image says it is, by crit's name. Raises ImageError for none we know."""
+    return image.reader().magic(MAGICS)
+
+
+def _open(image: ImageFile, kind: str) -> Reader:
+    reader = image.reader()
+    reader.magic({_MAGIC_OF[kind]: kind})
+    return reader
+
+
+def _writer(file: BinaryIO, kind: str) -> Writer:
+    return Writer(file, _MAGIC_OF[kind])
+
+
+def _parse(reader: Reader, start: int, data: bytes, into: _P) -> _P:
+    """data, which the image has at start, as a message. Raises ImageError."""
+    name = into.DESCRIPTOR.name
+    try:
+        into.ParseFromString(data)
+    except DecodeError:
+        raise ImageError(reader.image.path, start, f"{len(data)} bytes that are no {name}") from None
+    missing = into.FindInitializationErrors()
+    if missing:
+        raise ImageError(reader.image.path, start, f"{name} lacks {', '.join(missing)}")
+    return into
+
+
+class _Checks:
+    """Range checks of one entry's fields; the error names the entry's place in the image."""
+
+    def __init__(self, reader: Reader, start: int, what: str) -> None:
+        self._path, self._start, self.what = reader.image.path, start, what
+
+    def fail(self, why: str) -> ImageError:
+        return ImageError(self._path, self._start, f"{self.what}: {why}")
+
+    def within(self, name: str, value: int, low: int, high: int) -> int:
+        if not low <= value <= high:
+            raise self.fail(f"{name} is {value}; it can be {low} to {high}")
+        return value
+
+
+# ---- permissions ---------------------------------------------------------------------------
+
+def _desc(permissions: model.Permissions) -> criu.ipc_desc_entry:
+    p = permissions
+    return criu.ipc_desc_entry(key=p.key, uid=p.uid, gid=p.gid, cuid=p.cuid, cgid=p.cgid, mode=p.mode, id=p.id)
+
+
+def _permissions(desc: criu.ipc_desc_entry, checks: _Checks) -> model.Permissions:
+    if desc.mode & ~_KNOWN_MODE:
+        raise checks.fail(f"mode {desc.mode:#o} has bits that IPC objects do not have")
+    return model.Permissions(
+        key=desc.key, uid=desc.uid, gid=desc.gid, cuid=desc.cuid, cgid=desc.cgid, mode=desc.mode,
+        id=checks.within("id", desc.id, 0, _INT_MAX),
+    )
+
+
+# ---- variables: ipcns-var-N.img ------------------------------------------------------------
+
+_VARIABLES = tuple(model.Variables.__dataclass_fields__)
+_OPTIONAL_VARIABLES = tuple(f.name for f in criu.ipc_var_entry.DESCRIPTOR.fields if f.number >= 13)
+
+
+def encode_variables(file: BinaryIO, variables: model.Variables) -> None:
+    """Write the whole image."""
+    values = {name: getattr(variables, name) for name in _VARIABLES}
+    entry = criu.ipc_var_entry(**{name: value for name, value in values.items() if value is not None})
+    _writer(file, "IPC_VAR").entry(entry.SerializeToString())
+
+
+def decode_variables(image: ImageFile) -> model.Variables:
+    """The one entry of the image. Raises ImageError, also where something follows it."""
+    reader = _open(image, "IPC_VAR")
+    start = reader.offset
+    entry = _parse(reader, start, reader.required_entry("ipc_var_entry"), criu.ipc_var_entry())
+    checks = _Checks(reader, start, "variables")
+    if len(entry.sem_ctls) != 4:
+        raise checks.fail(f"sem_ctls has {len(entry.sem_ctls)} numbers; kernel.sem has 4")
+    if reader.offset != image.size:
+        raise ImageError(image.path, reader.offset, f"{image.size - reader.offset} bytes follow the only entry")
+    values = {name: getattr(entry, name) for name in _VARIABLES if name != "sem_ctls"}
+    for name in _OPTIONAL_VARIABLES:
+        if not entry.HasField(name):
+            values[name] = None
+        elif name.endswith("_next_id"):
+            checks.within(name, values[name], 0, _INT_MAX)
+    a, b, c, d = entry.sem_ctls
+    return model.Variables(sem_ctls=(a, b, c, d), **values)
+
+
+# ---- message queues: ipcns-msg-N.img -------------------------------------------------------
+
+class QueueEncoder:
+    """Writes an image queue by queue."""
+
+    def __init__(self, file: BinaryIO, exact: bool) -> None:
+        self._writer, self._exact = _writer(file, "IPCNS_MSG"), exact
+
+    def add(self, queue: model.MessageQueue) -> None:
+        """Raises ChangedError where the queue does not yield qnum messages."""
+        entry = criu.ipc_msg_entry(desc=_desc(queue.permissions), qbytes=queue.qbytes, qnum=queue.qnum)
+        if queue.facts is not None and not self._exact:
+            f = queue.facts
+            entry.Extensions[own.queue].CopyFrom(own.queue_facts(
+                cbytes=f.cbytes, stime=f.stime, rtime=f.rtime, ctime=f.ctime, lspid=f.lspid, lrpid=f.lrpid))
+        self._writer.entry(entry.SerializeToString())
+        head, count = criu.ipc_msg(), 0
+        for message in queue.messages:
+            head.mtype, head.msize = message.type, len(message.body)
+            self._writer.entry(head.SerializeToString())
+            self._writer.payload(message.body, _MESSAGE)
+            count += 1
+        if count != queue.qnum:
+            raise ChangedError(f"message queue {queue.permissions.id} had {queue.qnum} messages, then {count}")
+
+
+class _Messages:
+    """The messages of a queue, read from the image whenever they are iterated."""
+
+    def __init__(self, image: ImageFile, offset: int, checks: _Checks, count: int) -> None:
+        self._image, self._offset, self._checks, self._count = image, offset, checks, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[model.Message]:
+        reader = self._image.reader(self._offset)
+        head = criu.ipc_msg()
+        for n in range(self._count):
+            self._head(reader, n, head)
+            yield model.Message(head.mtype, reader.payload(head.msize, _MESSAGE, "the message"))
+
+    def skip(self, reader: Reader) -> None:
+        """Take a reader past the messages, checking that they are there."""
+        head = criu.ipc_msg()
+        for n in range(self._count):
+            self._head(reader, n, head)
+            reader.skip(head.msize, _MESSAGE, "the message")
+
+    def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
+        start = reader.offset
+        data = reader.entry("ipc_msg")
+        if data is None:
+            raise self._checks.fail(f"the image ends after {n} of its {self._count} messages")
+        _parse(reader, start, data, head)
+        if not 1 <= head.mtype <= _LONG_MAX:
+            raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {_LONG_MAX}")
+        if head.msize > _INT_MAX:
+            raise ImageError(reader.image.path, start, f"message of {head.msize} bytes; the most is {_INT_MAX}")
+
+
+def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
+    """The queues of an image, one by one. Raises ImageError."""
+    reader = _open(image, "IPCNS_MSG")
+    while True:
+        start = reader.offset
+        data = reader.entry("ipc_msg_entry")
+        if data is None:
+            return
+        entry = _parse(reader, start, data, criu.ipc_msg_entry())
+        checks = _Checks(reader, start, f"message queue {entry.desc.id}")
+        permissions = _permissions(entry.desc, checks)
+        messages = _Messages(image, reader.offset, checks, entry.qnum)
+        messages.skip(reader)
+        facts = None
+        if entry.HasExtension(own.queue):
+            f = entry.Extensions[own.queue]
+            facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
+        yield model.MessageQueue(permissions, entry.qbytes, entry.qnum, messages, facts)
+
+
+# ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
+
+class SemaphoreEncoder:
+    """Writes an image set by set."""
+
+    def __init__(self, file: BinaryIO, exact: bool) -> None:
+        self._writer, self._exact = _writer(file, "IPCNS_SEM"), exact
+
+    def add(self, semaphores: model.SemaphoreSet) -> None:
+        entry = criu.ipc_sem_entry(desc=_desc(semaphores.permissions), nsems=semaphores.nsems)
+        if semaphores.facts is not None and not self._exact:
+            f = semaphores.facts
+            entry.Extensions[own.semaphores].CopyFrom(
+                own.semaphore_facts(otime=f.otime, ctime=f.ctime, sempid=f.sempid))
+        self._writer.entry(entry.SerializeToString())
+        self._writer.payload(_little_endian(semaphores.values).tobytes(), _VALUES)
+
+
+def _little_endian(values: array.array[int]) -> array.array[int]:
+    if _BIG_ENDIAN:
+        values = values[:]
+        values.byteswap()
+    return values
+
+
+def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
+    """The semaphore sets of an image, one by one. Raises ImageError."""
+    reader = _open(image, "IPCNS_SEM")
+    while True:
+        start = reader.offset
+        data = reader.entry("ipc_sem_entry")
+        if data is None:
+            return
+        entry = _parse(reader, start, data, criu.ipc_sem_entry())
+        checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
+        permissions = _permissions(entry.desc, checks)
+        checks.within("nsems", entry.nsems, 1, _INT_MAX)
+        values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
+        values = _little_endian(values)
+        if max(values) > _SEMVMX:
+            raise checks.fail(f"a value is {max(values)}; the most is {_SEMVMX}")
+        facts = None
+        if entry.HasExtension(own.semaphores):
+            f = entry.Extensions[own.semaphores]
+            facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
+        yield model.SemaphoreSet(permissions, values, facts)
+
+
+# ---- shared memory: ipcns-shm-N.img --------------------------------------------------------
+
+class SegmentEncoder:
+    """Writes an image segment by segment; the pages go into files of their own."""
+
+    def __init__(self, file: BinaryIO, exact: bool) -> None:
+        self._writer, self._exact = _writer(file, "IPCNS_SHM"), exact
+
+    def add(self, segment: model.SharedMemory) -> None:
+        entry = criu.ipc_shm_entry(desc=_desc(segment.permissions), size=segment.size, in_pagemaps=True)
+        if segment.hugetlb_flag is not None:
+            entry.hugetlb_flag = segment.hugetlb_flag
+        if segment.facts is not None and not self._exact:
+            f = segment.facts
+            entry.Extensions[own.segment].CopyFrom(own.segment_facts(
+                atime=f.atime, dtime=f.dtime, ctime=f.ctime, cpid=f.cpid, lpid=f.lpid, nattch=f.nattch))
+        self._writer.entry(entry.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True)
+class ImageExtent:
+    """A run of a segment's data in a file: length bytes at position."""
+
+    image: ImageFile
+    position: int
+    offset: int
+    length: int
+
+    BLOCK = 1 << 20
+
+    def write_to(self, fd: int) -> None:
+        """See model.Extent."""
+        block = memoryview(bytearray(min(self.BLOCK, self.length)))
+        for start in range(0, self.length, self.BLOCK):
+            view = block[: min(self.BLOCK, self.length - start)]
+            self.read_into(view, start)
+            with open(fd, "wb", buffering=0, closefd=False) as file:
+                while view:
+                    view = view[file.write(view) :]
+
+    def read_into(self, view: memoryview, start: int = 0) -> None:
+        """See model.Extent."""
+        self.image.read_into(view, self.position + start)
+
+
+def decode_segments(image: ImageFile, extents_of: Callable[[int, int], Iterable[model.Extent]],
+                    page_size: int) -> Iterator[model.SharedMemory]:
+    """The segments of an image, one by one. Raises ImageError.
+
+    extents_of(id, size) finds the data of a segment whose pages are in files of their own; those of
+    CRIU's older inline segments follow their entry.
+    """
+    reader = _open(image, "IPCNS_SHM")
+    while True:
+        start = reader.offset
+        data = reader.entry("ipc_shm_entry")
+        if data is None:
+            return
+        entry = _parse(reader, start, data, criu.ipc_shm_entry())
+        checks = _Checks(reader, start, f"shared memory segment {entry.desc.id}")
+        permissions = _permissions(entry.desc, checks)
+        checks.within("size", entry.size, 1, _LONG_MAX)
+        extents: Iterable[model.Extent]
+        if entry.in_pagemaps:
+            extents = extents_of(permissions.id, entry.size)
+        else:
+            extents = (ImageExtent(image, reader.offset, 0, entry.size),)
+            reader.skip(entry.size, _INLINE, f"{checks.what}: its content")
+        facts = None
+        if entry.HasExtension(own.segment):
+            f = entry.Extensions[own.segment]
+            facts = model.SegmentFacts(f.atime, f.dtime, f.ctime, f.cpid, f.lpid, f.nattch)
+        hugetlb_flag = entry.hugetlb_flag if entry.HasField("hugetlb_flag") else None
+        yield model.SharedMemory(permissions, entry.size, extents, hugetlb_flag, facts)
+
+
+# ---- page maps: pagemap-shmem-ID.img -------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class PageRun:
+    """One pagemap_entry: pages from offset (bytes) on, in this set's pages file or in the parent set."""
+
+    offset: int
+    pages: int
+    in_parent: bool
+    place: int  # of the entry in its image, bytes, for error messages
+
+
+class PagemapEncoder:
+    """Writes a page map run by run."""
+
+    def __init__(self, file: BinaryIO, pages_id: int, exact: bool) -> None:
+        self._writer, self._exact = _writer(file, "PAGEMAP"), exact
+        self._writer.entry(criu.pagemap_head(pages_id=pages_id).SerializeToString())
+
+    def add(self, offset: int, pages: int) -> None:
+        """A run of pages that were appended to the pages file."""
+        # CRIU up to 4.1 reads compat_nr_pages alone; 4.2 writes 0 there and prefers nr_pages.
+        compat = 0 if self._exact or pages > _U32_MAX else pages
+        entry = criu.pagemap_entry(vaddr=offset, compat_nr_pages=compat, flags=_PE_PRESENT, nr_pages=pages)
+        self._writer.entry(entry.SerializeToString())
+
+
+def decode_pagemap(image: ImageFile, page_size: int) -> tuple[int, Iterator[PageRun]]:
+    """The number of the pages file, and the runs in ascending order. Raises ImageError."""
+    reader = _open(image, "PAGEMAP")
+    start = reader.offset
+    head = _parse(reader, start, reader.required_entry("pagemap_head"), criu.pagemap_head())
+    return head.pages_id, _page_runs(reader, page_size)
+
+
+def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
+    end = 0
+    while True:
+        start = reader.offset
+        data = reader.entry("pagemap_entry")
+        if data is None:
+            return
+        entry = _parse(reader, start, data, criu.pagemap_entry())
+        checks = _Checks(reader, start, f"pages at {entry.vaddr:#x}")
+        unknown = sorted({field.field_number for field in UnknownFieldSet(entry)})
+        if unknown:
+            raise checks.fail(f"pagemap_entry has fields {unknown} that CRIU 4.2 does not know (compressed pages?)")
+        pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
+        flags = entry.flags if entry.HasField("flags") else _PE_PARENT if entry.in_parent else _PE_PRESENT
+        if not flags & (_PE_PARENT | _PE_PRESENT):
+            raise checks.fail(f"flags {flags}: the pages are neither here nor in a parent")
+        if entry.vaddr % page_size:
+            raise checks.fail(f"not a multiple of the page size {page_size}")
+        if entry.vaddr < end:
+            raise checks.fail(f"overlap what comes before, which ends at {end:#x}")
+        checks.within("nr_pages", pages, 1, (_LONG_MAX - entry.vaddr) // page_size)
+        end = entry.vaddr + pages * page_size
+        yield PageRun(entry.vaddr, pages, bool(flags & _PE_PARENT), start)
+
+
+# ---- which namespace: ids-PID.img ----------------------------------------------------------
+
+def decode_ipc_ns_id(image: ImageFile) -> int | None:
+    """The N of ipcns-*-N.img that a task's ids image tells, or None where it tells none."""
+    reader = _open(image, "IDS")
+    start = reader.offset
+    entry = _parse(reader, start, reader.required_entry("task_kobj_ids_entry"), criu.task_kobj_ids_entry())
+    return entry.ipc_ns_id if entry.HasField("ipc_ns_id") else None
+
+
+# ---- the manifest: ipcimg-manifest-N.img ---------------------------------------------------
+
+_MANIFEST_COUNTS = tuple(model.Counts.__dataclass_fields__)
+_MANIFEST_FACTS = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id")
+
+
+def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
+    """Write the whole image."""
+    entry = own.manifest_entry(
+        **{name: getattr(manifest, name) for name in _MANIFEST_FACTS},
+        **{name: getattr(manifest.counts, name) for name in _MANIFEST_COUNTS},
+        files=[own.manifest_file(name=name, size=size) for name, size in manifest.files.items()])
+    _writer(file, "IPCIMG_MANIFEST").entry(entry.SerializeToString())
+
+
+def decode_manifest(image: ImageFile) -> Manifest:
+    """Raises ImageError."""
+    reader = _open(image, "IPCIMG_MANIFEST")
+    start = reader.offset
+    entry = _parse(reader, start, reader.required_entry("manifest_entry"), own.manifest_entry())
+    checks = _Checks(reader, start, "manifest")
+    checks.within("version", entry.version, 1, Manifest.VERSION)
+    if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
+        raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
+    return Manifest(
+        **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
+        counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
+        files={file.name: file.size for file in entry.files})

@@ -1,0 +1,279 @@
+"""The image directory: finding sets of images in it, and adding one so that it is whole or not there.
+
+A new set is written into the directory .ipcimg-N.tmp inside the image directory, its manifest last.
+Once all of it is on the disk it is moved to its place, the manifest last again, and the temporary
+directory is removed. While that exists, set N is unfinished: nobody loads it. A temporary directory
+without a manifest is worthless; one with a manifest holds all that is not in place yet, so that
+moving on where a killed process stopped completes the set.
+
+The lock of the temporary directory (flock(2)) tells a running writer from a dead one. Everything is
+done by names relative to open directories, and no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from . import libc
+from .errors import DirectoryError, ImageError, explain
+from .image import ImageFile
+
+KINDS = ("var", "shm", "msg", "sem")
+_SET_NAME = re.compile(r"(?:ipcns-(?:var|shm|msg|sem)|ipcimg-manifest)-(\d{1,10})\.img\Z")
+_DATA_NAME = re.compile(r"(?:ipcns-(?:var|shm|msg|sem)|pagemap-shmem|pages)-\d{1,10}\.img\Z")
+_PAGES_NAME = re.compile(r"pages-(\d{1,10})\.img\Z")
+_IDS_NAME = re.compile(r"ids-\d+\.img\Z")
+
+# fsync(2) of a small file is a transaction of the file system's journal. Beyond this many files one
+# syncfs(2) is cheaper, although it takes everybody's dirty pages along.
+_FSYNC_AT_MOST = 64
+
+
+def kind_name(kind: str, ns_id: int) -> str:
+    """The image of one kind, var, shm, msg or sem, of set ns_id."""
+    return f"ipcns-{kind}-{ns_id}.img"
+
+
+def manifest_name(ns_id: int) -> str:
+    """The manifest of set ns_id."""
+    return f"ipcimg-manifest-{ns_id}.img"
+
+
+def pagemap_name(shmid: int) -> str:
+    """The page map of a segment. CRIU does not put the N of the set into it."""
+    return f"pagemap-shmem-{shmid}.img"
+
+
+def pages_name(pages_id: int) -> str:
+    """The pages that a page map with this pages_id describes."""
+    return f"pages-{pages_id}.img"
+
+
+def is_data_name(name: str) -> bool:
+    """Can a file of this name belong to a set, beside its manifest?"""
+    return _DATA_NAME.match(name) is not None
+
+
+def _temporary_name(ns_id: int) -> str:
+    return f".ipcimg-{ns_id}.tmp"
+
+
+class ImageDirectory:
+    """An open image directory; path is its name for people."""
+
+    def __init__(self, path: str, *, create: bool = False, dir_fd: int | None = None) -> None:
+        """Open it; with create make it, mode 0700, where it is missing. Raises DirectoryError."""
+        self.path, self._created = path, False
+        try:
+            if create and dir_fd is None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
+                    self._created = True
+            name = os.path.basename(path) if dir_fd is not None else path
+            self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        except OSError as error:
+            raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{path}: ')}") from error
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            os.close(self.fd)
+
+    def remove_if_created(self) -> None:
+        """Undo what create did, if it did anything and nothing has come into the directory since."""
+        if self._created:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+    def names(self) -> list[str]:
+        """The names in the directory, sorted."""
+        return sorted(os.listdir(self.fd))
+
+    def has(self, name: str) -> bool:
+        """Is there anything of that name, be it a dangling symbolic link?"""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def image(self, name: str) -> ImageFile:
+        """Open an image for reading. Raises ImageError, also for a symbolic link."""
+        path = os.path.join(self.path, name)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            why = "is a symbolic link" if os.path.islink(path) else explain(error).removeprefix(f"{name}: ")
+            raise ImageError(path, None, why) from error
+        return ImageFile(fd, path)
+
+    def parent(self) -> ImageDirectory:
+        """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""
+        return ImageDirectory(os.path.join(self.path, "parent"), dir_fd=self.fd)
+
+    def sets(self) -> list[int]:
+        """The N of each set of images in the directory, finished or not."""
+        return sorted({int(match[1]) for name in self.names() if (match := _SET_NAME.match(name))})
+
+    def the_set(self, ns_id: int | None) -> int:
+        """The set to read: ns_id, or the only one there is. Raises DirectoryError."""
+        sets = self.sets()
+        if not sets:
+            raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
+        if ns_id is None:
+            if len(sets) > 1:
+                among = ", ".join(map(str, sets))
+                raise DirectoryError(f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {among}")
+            return sets[0]
+        if ns_id not in sets:
+            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {', '.join(map(str, sets))}")
+        return ns_id
+
+    def refuse_unfinished(self, ns_id: int) -> None:
+        """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
+        if self.has(_temporary_name(ns_id)):
+            raise DirectoryError(f"image directory {self.path}: set {ns_id} is unfinished: {_temporary_name(ns_id)} "
+                                 "is there, so its dump is still running or was killed; dump it again")
+
+    def ids_images(self) -> Iterator[ImageFile]:
+        """The ids-PID.img of a CRIU dump, if there is one here."""
+        for name in self.names():
+            if _IDS_NAME.match(name):
+                yield self.image(name)
+
+    def next_pages_id(self) -> int:
+        """The first number that no pages-P.img in the directory reaches."""
+        used = [int(match[1]) for name in self.names() if (match := _PAGES_NAME.match(name))]
+        return max(used, default=0) + 1
+
+
+class NewSet:
+    """A set of images being written. Made by new_set()."""
+
+    def __init__(self, directory: ImageDirectory, ns_id: int, replaces: Iterable[str]) -> None:
+        self.directory, self.ns_id = directory, ns_id
+        self.files: dict[str, int] = {}  # bytes, of those that are closed
+        self._replaces = frozenset(replaces)
+        self._moving = False
+        self._temporary = _take_temporary(directory, ns_id)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[BinaryIO]:
+        """A new file of the set, mode 0600, open for writing inside the with block."""
+        path = os.path.join(self.directory.path, name)
+        if name not in self._replaces and self.directory.has(name):
+            raise DirectoryError(f"{path} exists, and is not of set {self.ns_id}")
+        try:
+            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+                         dir_fd=self._temporary)
+            with open(fd, "wb", buffering=256 << 10) as file:
+                yield file
+                file.flush()
+                self.files[name] = os.fstat(fd).st_size
+        except OSError as error:
+            raise DirectoryError(f"writing {path}: {explain(error).removeprefix(f'{name}: ')}") from error
+
+    def commit(self) -> None:
+        """Everything to the disk, then to its place. The manifest must be the last file written."""
+        try:
+            self._to_disk()
+            self._moving = True
+            _into_place(self.directory, self.ns_id, self._temporary, self._replaces)
+        except OSError as error:
+            raise DirectoryError(f"image directory {self.directory.path}: {explain(error)}") from error
+
+    def abandon(self) -> None:
+        """Leave the directory as it was; or unfinished but complete, where moving had begun."""
+        if not self._moving:
+            _remove_temporary(self.directory, self.ns_id, self._temporary)
+
+    def close(self) -> None:
+        """Give up the lock."""
+        os.close(self._temporary)
+
+    def _to_disk(self) -> None:
+        if len(self.files) > _FSYNC_AT_MOST:
+            libc.syncfs(self._temporary)
+            return
+        for name in self.files:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._temporary)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        os.fsync(self._temporary)
+
+
+@contextlib.contextmanager
+def new_set(directory: ImageDirectory, ns_id: int, replaces: Iterable[str] = ()) -> Iterator[NewSet]:
+    """Add set ns_id to the directory: committed at the end of the with block, abandoned on any error.
+
+    replaces names the files of the set that is there already and is to go. Raises DirectoryError.
+    """
+    made = NewSet(directory, ns_id, replaces)
+    try:
+        yield made
+        made.commit()
+    except BaseException:
+        made.abandon()
+        raise
+    finally:
+        made.close()
+
+
+def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
+    """Make and lock the temporary directory; what a dead writer left is completed or removed first."""
+    name = _temporary_name(ns_id)
+    try:
+        while True:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=directory.fd)
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left = os.listdir(fd)
+                if not left and os.fstat(fd).st_nlink:  # ours, and not just removed by another writer
+                    return fd
+                if manifest_name(ns_id) in left:
+                    _into_place(directory, ns_id, fd, ())
+                elif left:
+                    _clear(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+    except BlockingIOError:
+        raise DirectoryError(f"image directory {directory.path}: another dump of set {ns_id} is running") from None
+    except OSError as error:
+        raise DirectoryError(f"image directory {directory.path}: {explain(error).removeprefix(f'{name}: ')}") from error
+
+
+def _into_place(directory: ImageDirectory, ns_id: int, temporary: int, replaces: Iterable[str]) -> None:
+    """Move a complete set from its temporary directory to where it belongs, its manifest last."""
+    manifest = manifest_name(ns_id)
+    new = sorted(set(os.listdir(temporary)) - {manifest})
+    # The old manifest goes first: without it nobody takes a mixture of two sets for either.
+    for name in (manifest, *sorted(set(replaces) - {manifest, *new})):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory.fd)
+    for name in new:
+        os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+    os.fsync(directory.fd)
+    os.rename(manifest, manifest, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+    os.fsync(directory.fd)
+    _remove_temporary(directory, ns_id, temporary)
+    os.fsync(directory.fd)
+
+
+def _remove_temporary(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
+    _clear(temporary)
+    os.rmdir(_temporary_name(ns_id), dir_fd=directory.fd)
+
+
+def _clear(temporary: int) -> None:
+    for name in os.listdir(temporary):
+        os.unlink(name, dir_fd=temporary)

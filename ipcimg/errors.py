@@ -1,0 +1,71 @@
+"""What can go wrong, one class for each place it goes wrong in. Every message is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+class IpcimgError(Exception):
+    """Anything ipcimg refuses or fails at; str() is one line for the operator."""
+
+
+class ImageError(IpcimgError):
+    """An image does not hold what its format promises.
+
+    path is the image's file name, offset the byte at which it stops making sense (None where the
+    whole file is meant), why the reason in words.
+    """
+
+    def __init__(self, path: str, offset: int | None, why: str) -> None:
+        self.path, self.offset, self.why = path, offset, why
+        at = "" if offset is None else f", byte {offset}"
+        super().__init__(f"{path}{at}: {why}")
+
+
+class DirectoryError(IpcimgError):
+    """An image directory cannot be used the way it was asked for."""
+
+
+class NamespaceError(IpcimgError):
+    """An IPC namespace cannot be found, entered or made."""
+
+
+class ObjectError(IpcimgError):
+    """One IPC object cannot be carried; the message names the object."""
+
+
+class ChangedError(IpcimgError):
+    """The namespace changed while it was being dumped: the images would not be of one moment."""
+
+
+class KernelError(IpcimgError):
+    """The kernel refused a call; __cause__ is the OSError."""
+
+
+# What usually stands behind an errno, for the operator who reads it.
+_HINTS = {
+    "EPERM": "is this root, with CAP_SYS_ADMIN over the namespace?",
+    "ENOSYS": "this kernel lacks CONFIG_CHECKPOINT_RESTORE, or a filter blocks the call",
+}
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Turn an OSError raised inside into a KernelError that begins with what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise KernelError(f"{what}: {explain(error)}") from error
+
+
+def explain(error: OSError) -> str:
+    """The error in words, with its file, if it has one, and what is usually behind it."""
+    words = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    if error.filename is not None:
+        words = f"{os.fsdecode(error.filename)}: {words}"
+    import errno
+
+    hint = _HINTS.get(errno.errorcode.get(error.errno or 0, ""))
+    return f"{words} ({hint})" if hint else words

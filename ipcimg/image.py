@@ -1,0 +1,171 @@
+"""The framing of an image, and nothing of what is in it.
+
+    image   = [common magic] magic { entry | payload }
+    entry   = length:u32 bytes[length]                  a protobuf message
+    payload = bytes[size] zero[-size mod alignment]     its size is told by the entry before it
+
+Integers are little-endian. Images of CRIU's first format (v1) have no common magic. A reader trusts
+no length: nothing is allocated before the file is seen to be long enough.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from .errors import ImageError
+
+COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
+MAX_ENTRY = 16 << 20  # bytes; the largest we write is a set of 3 million semaphores with their pids
+
+_U32 = struct.Struct("<I")
+
+
+class ImageFile:
+    """An image opened for reading, from which any number of readers read at their own places."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        """Takes over fd. Raises ImageError where it is not a regular file."""
+        self.fd, self.path = fd, path
+        status = os.fstat(fd)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            self.fd = -1
+            raise ImageError(path, None, "not a regular file")
+
+    def __del__(self) -> None:
+        # Readers of an image are handed out freely; the last one to go closes the file.
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def reader(self, offset: int = 0) -> Reader:
+        """A reader that begins offset bytes into the file."""
+        return Reader(self, offset)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill view from offset on. Raises ImageError where the file ends before."""
+        done = 0
+        while done < len(view):
+            n = os.preadv(self.fd, [view[done:]], offset + done)
+            if n == 0:
+                raise ImageError(self.path, offset + done, f"ends {len(view) - done} bytes too early")
+            done += n
+
+
+class _At(io.RawIOBase):
+    """The file from an offset on, with a position of its own."""
+
+    def __init__(self, image: ImageFile, offset: int) -> None:
+        self._image, self._offset = image, offset
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._image.size}[whence]
+        self._offset = base + offset
+        return self._offset
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        n = os.preadv(self._image.fd, [buffer], self._offset)
+        self._offset += n
+        return n
+
+
+class Reader:
+    """Reads an image from front to back. offset is where the next thing begins."""
+
+    BUFFER = 64 << 10
+
+    def __init__(self, image: ImageFile, offset: int) -> None:
+        self.image, self.offset = image, offset
+        self._file = io.BufferedReader(_At(image, offset), self.BUFFER)
+
+    def magic(self, kinds: Mapping[int, str]) -> str:
+        """Read the header and give the kind it stands for. Raises ImageError for one not in kinds."""
+        at = self.offset
+        if self.image.size == 0:
+            raise ImageError(self.image.path, None, "is empty")
+        (magic,) = _U32.unpack(self._exactly(4, "the magic"))
+        if magic == COMMON_MAGIC:
+            at = self.offset
+            (magic,) = _U32.unpack(self._exactly(4, "the magic of its kind"))
+        if magic not in kinds:
+            raise ImageError(self.image.path, at, f"unknown magic {magic:#010x}; {_among(kinds)}")
+        return kinds[magic]
+
+    def entry(self, what: str) -> bytes | None:
+        """The bytes of the next entry, or None at the end of the image."""
+        if self.offset == self.image.size:
+            return None
+        start = self.offset
+        (length,) = _U32.unpack(self._exactly(4, f"the length of {what}"))
+        if length > MAX_ENTRY:
+            raise ImageError(self.image.path, start, f"{what} claims {length} bytes; no entry has more than {MAX_ENTRY}")
+        return self._exactly(length, what)
+
+    def required_entry(self, what: str) -> bytes:
+        """The bytes of the next entry. Raises ImageError at the end of the image."""
+        data = self.entry(what)
+        if data is None:
+            raise ImageError(self.image.path, self.offset, f"ends where {what} should begin")
+        return data
+
+    def payload(self, size: int, alignment: int, what: str) -> bytes:
+        """size bytes, and the zeros that pad them to a multiple of alignment."""
+        self._room(size + -size % alignment, what)
+        data = self._exactly(size, what)
+        self._exactly(-size % alignment, f"the padding of {what}")
+        return data
+
+    def skip(self, size: int, alignment: int, what: str) -> None:
+        """Pass over a payload, as payload() does, without reading it."""
+        padded = size + -size % alignment
+        self._room(padded, what)
+        self.offset += padded
+        self._file.seek(self.offset)
+
+    def _room(self, size: int, what: str) -> None:
+        left = self.image.size - self.offset
+        if size > left:
+            raise ImageError(self.image.path, self.offset, f"{what} needs {size} bytes, the file has {left} more")
+
+    def _exactly(self, size: int, what: str) -> bytes:
+        self._room(size, what)
+        data = self._file.read(size)
+        if len(data) != size:  # it was cut while it was being read
+            raise ImageError(self.image.path, self.offset + len(data), f"ends within {what}")
+        self.offset += size
+        return data
+
+
+def _among(kinds: Mapping[int, str]) -> str:
+    names = sorted(set(kinds.values()))
+    return f"this should be {names[0]}" if len(names) == 1 else f"known are {', '.join(names)}"
+
+
+class Writer:
+    """Writes an image from front to back."""
+
+    def __init__(self, file: BinaryIO, magic: int) -> None:
+        self._write = file.write
+        self._write(_U32.pack(COMMON_MAGIC) + _U32.pack(magic))
+
+    def entry(self, data: bytes) -> None:
+        """Append an entry of at most MAX_ENTRY bytes."""
+        if len(data) > MAX_ENTRY:
+            raise ValueError(f"an entry of {len(data)} bytes; readers take {MAX_ENTRY} at most")
+        self._write(_U32.pack(len(data)) + data)
+
+    def payload(self, data: bytes | memoryview, alignment: int) -> None:
+        """Append a payload and its padding."""
+        self._write(data)
+        self._write(bytes(-len(data) % alignment))

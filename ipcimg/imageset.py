@@ -1,0 +1,293 @@
+"""A set of images: which files make it up, loading them into the model, and saving the model as such."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from . import codec, manifest, model
+from .directory import (
+    KINDS,
+    ImageDirectory,
+    NewSet,
+    is_data_name,
+    kind_name,
+    manifest_name,
+    new_set,
+    pagemap_name,
+    pages_name,
+)
+from .errors import DirectoryError, ImageError
+from .image import ImageFile
+
+_T = TypeVar("_T")
+_PARENTS_AT_MOST = 256  # a chain of `parent` links longer than this is taken for a circle
+
+
+# ---- loading -------------------------------------------------------------------------------
+
+class _Decoded(Generic[_T]):
+    """Objects that are decoded anew whenever they are iterated."""
+
+    def __init__(self, decode: Callable[[], Iterator[_T]]) -> None:
+        self._decode = decode
+
+    def __iter__(self) -> Iterator[_T]:
+        return self._decode()
+
+
+class ImageSet:
+    """One set of images, opened. Only the manifest and the variables are read at once."""
+
+    def __init__(self, directory: ImageDirectory, ns_id: int) -> None:
+        """Raises DirectoryError or ImageError where the set is unfinished or not whole."""
+        directory.refuse_unfinished(ns_id)
+        self.directory, self.ns_id = directory, ns_id
+        self.manifest = self._read_manifest()
+        self.page_size = mmap.PAGESIZE if self.manifest is None else self.manifest.page_size
+        self.contents = model.Contents(
+            variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
+            segments=self._objects("shm", lambda image: codec.decode_segments(image, self._extents, self.page_size)),
+            queues=self._objects("msg", codec.decode_queues),
+            semaphores=self._objects("sem", codec.decode_semaphores))
+
+    def _read_manifest(self) -> manifest.Manifest | None:
+        found = _manifest(self.directory, self.ns_id)
+        if found is None:
+            return None  # the set is CRIU's
+        path = os.path.join(self.directory.path, manifest_name(self.ns_id))
+        for file, size in found.files.items():
+            there = self.directory.image(file).size
+            if there != size:
+                raise ImageError(path, None, f"{file} should have {size} bytes and has {there}")
+        for kind in KINDS:
+            file = kind_name(kind, self.ns_id)
+            if file not in found.files and self.directory.has(file):
+                raise ImageError(path, None, f"{file} is in the directory, but not of this set")
+        return found
+
+    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterator[_T]]) -> Iterable[_T]:
+        name = kind_name(kind, self.ns_id)
+        if not self.directory.has(name):
+            return ()  # CRIU writes no image where there are no objects
+        image = self.directory.image(name)
+        return _Decoded(lambda: decode(image))
+
+    def _extents(self, shmid: int, size: int) -> Iterable[model.Extent]:
+        return _Decoded(lambda: _extents(self.directory, shmid, size, self.page_size))
+
+    def check(self) -> model.Counts:
+        """Go through everything that the set promises without keeping it. Raises ImageError.
+
+        Every entry is decoded, and every message, value and page seen to be there.
+        """
+        queues = messages = sets = segments = pages = 0
+        for queue in self.contents.queues:
+            queues, messages = queues + 1, messages + queue.qnum
+        for _ in self.contents.semaphores:
+            sets += 1
+        for segment in self.contents.segments:
+            segments += 1
+            pages += sum(-(-extent.length // self.page_size) for extent in segment.extents)
+        counts = model.Counts(queues, messages, sets, segments, pages)
+        if self.manifest is not None and counts != self.manifest.counts:
+            raise ImageError(manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {counts}")
+        return counts
+
+
+def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None:
+    name = manifest_name(ns_id)
+    if not directory.has(name):
+        return None
+    image = directory.image(name)
+    found = codec.decode_manifest(image)
+    for file in found.files:
+        if not is_data_name(file):
+            raise ImageError(image.path, None, f"lists {file!r}, which is no image of an IPC namespace")
+    if found.ipc_ns_id != ns_id:
+        raise ImageError(image.path, None, f"is the manifest of set {found.ipc_ns_id}")
+    return found
+
+
+def open_set(path: str, ns_id: int | None = None) -> ImageSet:
+    """The set ns_id, or the only one, of the image directory path. Raises DirectoryError, ImageError."""
+    directory = ImageDirectory(path)
+    return ImageSet(directory, directory.the_set(ns_id))
+
+
+def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Contents:
+    """What a set of images holds: CRIU's or ipcimg's, of the image directory path.
+
+    ns_id is the N in the file names; it may be left out where there is only one set. The variables
+    are read now; segments, queues and semaphores are read each time they are iterated, and raise
+    ImageError then. Raises DirectoryError, ImageError.
+    """
+    return open_set(os.fspath(path), ns_id).contents
+
+
+def _extents(directory: ImageDirectory, shmid: int, size: int, page_size: int, generation: int = 0,
+             ) -> Iterator[codec.ImageExtent]:
+    """The data of a segment, found through its page map, in this directory or its parents."""
+    image = directory.image(pagemap_name(shmid))
+    pages_id, runs = codec.decode_pagemap(image, page_size)
+    pages = directory.image(pages_name(pages_id))
+    pages_end = -(-size // page_size) * page_size
+    position = 0
+    inherited: _Inherited | None = None
+    for run in runs:
+        length = run.pages * page_size
+        if run.offset + length > max(pages_end, _huge_end(size)):
+            raise ImageError(image.path, run.place, f"pages up to {run.offset + length:#x}; the segment has {size} bytes")
+        if run.in_parent:
+            if generation == _PARENTS_AT_MOST:
+                raise ImageError(image.path, run.place, f"more than {_PARENTS_AT_MOST} parents; do the links go in a circle?")
+            if inherited is None:
+                inherited = _Inherited(_extents(directory.parent(), shmid, size, page_size, generation + 1))
+            yield from inherited.within(image, run, length)
+            continue
+        if position + length > pages.size:
+            raise ImageError(pages.path, pages.size, f"ends too early: {os.path.basename(image.path)} promises pages up to "
+                                                     f"byte {position + length}")
+        yield codec.ImageExtent(pages, position, run.offset, length)
+        position += length
+    if position != pages.size:
+        raise ImageError(pages.path, position, f"{pages.size - position} bytes that {os.path.basename(image.path)} does "
+                                               "not mention")
+
+
+def _huge_end(size: int) -> int:
+    # A segment of huge pages fills its last one, 1 GiB at most.
+    return -(-size // (1 << 30)) * (1 << 30) if size >= 1 << 21 else 1 << 21
+
+
+class _Inherited:
+    """The parent's extents, walked along with the child's runs, which ascend as they do."""
+
+    def __init__(self, extents: Iterator[codec.ImageExtent]) -> None:
+        self._extents = extents
+        self._current = next(extents, None)
+
+    def within(self, image: ImageFile, run: codec.PageRun, length: int) -> Iterator[codec.ImageExtent]:
+        """The parts of the parent's extents that make up the run."""
+        at, end = run.offset, run.offset + length
+        while at < end:
+            while self._current is not None and self._current.offset + self._current.length <= at:
+                self._current = next(self._extents, None)
+            current = self._current
+            if current is None or current.offset > at:
+                raise ImageError(image.path, run.place, f"the parent set does not have the page at {at:#x}")
+            skipped = at - current.offset
+            taken = min(end, current.offset + current.length) - at
+            yield codec.ImageExtent(current.image, current.position + skipped, at, taken)
+            at += taken
+
+
+# ---- saving --------------------------------------------------------------------------------
+
+def save(contents: model.Contents, path: str | os.PathLike[str], *, ns_id: int | None = None, force: bool = False,
+         criu_exact: bool = False) -> model.Counts:
+    """Write contents as a set of images into the image directory path, which is made if missing.
+
+    ns_id is the N of the file names: by default that of the CRIU dump in the directory, else 1. A
+    set N that is there already is replaced with force alone. criu_exact writes what CRIU 4.2 would.
+    On any error the directory is left as it was. Raises DirectoryError, ChangedError, and whatever
+    iterating contents raises.
+    """
+    with saving(os.fspath(path), ns_id=ns_id, force=force) as out:
+        return write(contents, out, criu_exact=criu_exact)
+
+
+@contextlib.contextmanager
+def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
+    """A new set in the image directory path; see save()."""
+    directory = ImageDirectory(path, create=True)
+    try:
+        n = _choose_ns_id(directory) if ns_id is None else ns_id
+        replaces = _files_of(directory, n)
+        if replaces and not force:
+            raise DirectoryError(f"image directory {path}: set {n} is there already; --force replaces it")
+        with new_set(directory, n, replaces) as out:
+            yield out
+    except BaseException:
+        directory.remove_if_created()
+        raise
+
+
+def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.Counts:
+    """Write contents, each object as it comes, and the manifest."""
+    with out.file(kind_name("var", out.ns_id)) as file:
+        codec.encode_variables(file, contents.variables)
+    segments, pages = _write_segments(contents.segments, out, criu_exact)
+    queues = messages = sets = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for queue in contents.queues:
+            # CRIU writes no image of a kind of which there is nothing.
+            encoder = encoder or codec.QueueEncoder(
+                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact)
+            encoder.add(queue)
+            queues, messages = queues + 1, messages + queue.qnum
+    with contextlib.ExitStack() as open_images:
+        writer = None
+        for semaphores in contents.semaphores:
+            writer = writer or codec.SemaphoreEncoder(
+                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact)
+            writer.add(semaphores)
+            sets += 1
+    counts = model.Counts(queues, messages, sets, segments, pages)
+    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts)
+    with out.file(manifest_name(out.ns_id)) as file:
+        codec.encode_manifest(file, made)
+    return counts
+
+
+def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool) -> tuple[int, int]:
+    pages_id = out.directory.next_pages_id()
+    count = pages = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for segment in segments:
+            encoder = encoder or codec.SegmentEncoder(
+                open_images.enter_context(out.file(kind_name("shm", out.ns_id))), criu_exact)
+            encoder.add(segment)
+            with (out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
+                  out.file(pages_name(pages_id)) as pages_file):
+                pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
+                for extent in segment.extents:
+                    extent.write_to(pages_file.fileno())
+                    # Only an inline segment of CRIU's older images ends within a page.
+                    padding = -extent.length % mmap.PAGESIZE
+                    if padding:
+                        os.write(pages_file.fileno(), bytes(padding))
+                    run = (extent.length + padding) // mmap.PAGESIZE
+                    pagemap.add(extent.offset, run)
+                    pages += run
+            count, pages_id = count + 1, pages_id + 1
+    return count, pages
+
+
+def _choose_ns_id(directory: ImageDirectory) -> int:
+    told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
+    if len(told) > 1:
+        raise DirectoryError(f"image directory {directory.path}: its ids-*.img name the IPC namespaces "
+                             f"{', '.join(map(str, sorted(told)))}; choose one by --ns-id")
+    return told.pop() if told else 1
+
+
+def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
+    """The names of the files of set ns_id, ours or CRIU's, as far as they are there."""
+    found = _manifest(directory, ns_id)
+    if found is not None:
+        return {manifest_name(ns_id)} | {name for name in found.files if directory.has(name)}
+    files = {name for kind in KINDS if directory.has(name := kind_name(kind, ns_id))}
+    if kind_name("shm", ns_id) in files:
+        image = directory.image(kind_name("shm", ns_id))
+        for segment in codec.decode_segments(image, lambda shmid, size: (), mmap.PAGESIZE):
+            name = pagemap_name(segment.permissions.id)
+            if directory.has(name):
+                pages_id, _ = codec.decode_pagemap(directory.image(name), mmap.PAGESIZE)
+                files |= {name, pages_name(pages_id)}
+    return files

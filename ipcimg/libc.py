@@ -1,0 +1,362 @@
+"""System calls and C structures under their C names: the only module that knows ctypes.
+
+Each call raises OSError with the kernel's errno. Structures are those of the 64-bit kernel ABI
+(asm-generic/{ipcbuf,msgbuf,sembuf,shmbuf}.h; x86 has a semid64_ds of its own in
+arch/x86/include/uapi/asm/sembuf.h), which glibc and musl hand through unchanged.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+import platform
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
+
+# linux/sched.h
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+
+# linux/nsfs.h
+NS_GET_NSTYPE = 0xB703
+
+# linux/ipc.h
+IPC_PRIVATE = 0
+IPC_CREAT = 0o1000
+IPC_EXCL = 0o2000
+IPC_NOWAIT = 0o4000
+IPC_RMID = 0
+IPC_SET = 1
+IPC_STAT = 2
+IPC_INFO = 3
+
+# linux/msg.h
+MSG_INFO = 12
+MSG_STAT_ANY = 13
+MSG_NOERROR = 0o10000
+MSG_COPY = 0o40000
+
+# linux/sem.h
+GETPID = 11
+GETALL = 13
+SETALL = 17
+SEM_INFO = 19
+SEM_STAT_ANY = 20
+
+# linux/shm.h
+SHM_LOCK = 11
+SHM_INFO = 14
+SHM_STAT_ANY = 15
+SHM_RDONLY = 0o10000
+SHM_DEST = 0o1000
+SHM_LOCKED = 0o2000
+SHM_HUGETLB = 0o4000
+SHM_HUGE_SHIFT = 26
+SHM_HUGE_MASK = 0x3F
+
+# linux/mount.h
+MS_BIND = 4096
+MNT_DETACH = 2
+
+# linux/magic.h
+HUGETLBFS_MAGIC = 0x958458F6
+
+# asm-generic/mman-common.h
+MADV_DONTNEED = 4
+MADV_POPULATE_READ = 22  # Linux 5.14
+MADV_POPULATE_WRITE = 23
+
+_PADDED_SEMID_DS = ("x86_64",)
+_GENERIC = ("aarch64", "riscv64", "loongarch64")
+
+
+class ipc_perm(ctypes.Structure):
+    """struct ipc64_perm."""
+
+    _fields_ = (
+        ("key", c_uint),
+        ("uid", c_uint),
+        ("gid", c_uint),
+        ("cuid", c_uint),
+        ("cgid", c_uint),
+        ("mode", c_uint),
+        ("seq", c_ushort),
+        ("_pad", c_ushort),
+        ("_unused", c_ulong * 2),
+    )
+    key: int
+    uid: int
+    gid: int
+    cuid: int
+    cgid: int
+    mode: int
+
+
+class msqid_ds(ctypes.Structure):
+    """struct msqid64_ds."""
+
+    _fields_ = (
+        ("msg_perm", ipc_perm),
+        ("msg_stime", c_long),
+        ("msg_rtime", c_long),
+        ("msg_ctime", c_long),
+        ("msg_cbytes", c_ulong),
+        ("msg_qnum", c_ulong),
+        ("msg_qbytes", c_ulong),
+        ("msg_lspid", c_int),
+        ("msg_lrpid", c_int),
+        ("_unused", c_ulong * 2),
+    )
+    msg_perm: ipc_perm
+    msg_stime: int
+    msg_rtime: int
+    msg_ctime: int
+    msg_cbytes: int
+    msg_qnum: int
+    msg_qbytes: int
+    msg_lspid: int
+    msg_lrpid: int
+
+
+_TIMES = (
+    (("sem_otime", c_long), ("_pad1", c_ulong), ("sem_ctime", c_long), ("_pad2", c_ulong))
+    if platform.machine() in _PADDED_SEMID_DS
+    else (("sem_otime", c_long), ("sem_ctime", c_long))
+)
+
+
+class semid_ds(ctypes.Structure):
+    """struct semid64_ds."""
+
+    _fields_ = (("sem_perm", ipc_perm), *_TIMES, ("sem_nsems", c_ulong), ("_unused", c_ulong * 2))
+    sem_perm: ipc_perm
+    sem_otime: int
+    sem_ctime: int
+    sem_nsems: int
+
+
+class shmid_ds(ctypes.Structure):
+    """struct shmid64_ds."""
+
+    _fields_ = (
+        ("shm_perm", ipc_perm),
+        ("shm_segsz", c_size_t),
+        ("shm_atime", c_long),
+        ("shm_dtime", c_long),
+        ("shm_ctime", c_long),
+        ("shm_cpid", c_int),
+        ("shm_lpid", c_int),
+        ("shm_nattch", c_ulong),
+        ("_unused", c_ulong * 2),
+    )
+    shm_perm: ipc_perm
+    shm_segsz: int
+    shm_atime: int
+    shm_dtime: int
+    shm_ctime: int
+    shm_cpid: int
+    shm_lpid: int
+    shm_nattch: int
+
+
+class shm_info(ctypes.Structure):
+    """struct shm_info: what SHM_INFO tells of the whole namespace, in pages."""
+
+    _fields_ = (
+        ("used_ids", c_int),
+        ("shm_tot", c_ulong),
+        ("shm_rss", c_ulong),
+        ("shm_swp", c_ulong),
+        ("_unused", c_ulong * 2),
+    )
+    shm_swp: int
+
+
+class _statfs(ctypes.Structure):
+    _fields_ = (("f_type", c_long), ("f_bsize", c_long), ("_rest", c_long * 14))
+    f_type: int
+    f_bsize: int
+
+
+if platform.machine() not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
+    raise ImportError(f"ipcimg does not know the IPC structures of {platform.machine()}; it supports 64-bit "
+                      f"{', '.join(_PADDED_SEMID_DS + _GENERIC)}")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SHMAT_FAILED = c_void_p(-1).value
+
+# Looked up once: a dump may call them a million times.
+_msgrcv, _msgsnd = _libc.msgrcv, _libc.msgsnd
+_msgrcv.restype = ctypes.c_ssize_t
+_msgrcv.argtypes = (c_int, c_void_p, c_size_t, c_long, c_int)
+_msgsnd.argtypes = (c_int, c_void_p, c_size_t, c_int)
+_libc.shmat.restype = c_void_p
+_libc.shmat.argtypes = (c_int, c_void_p, c_int)
+_libc.shmdt.argtypes = (c_void_p,)
+_libc.shmget.argtypes = (c_int, c_size_t, c_int)
+_libc.msgctl.argtypes = (c_int, c_int, c_void_p)
+_libc.shmctl.argtypes = (c_int, c_int, c_void_p)
+_libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
+_libc.mincore.argtypes = (c_void_p, c_size_t, c_void_p)
+_libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_libc.umount2.argtypes = (c_char_p, c_int)
+_libc.fstatfs.argtypes = (c_int, POINTER(_statfs))
+
+
+def _fail() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        raise _fail()
+    return result
+
+
+def _signed(key: int) -> int:
+    """key_t is signed; images and ipc64_perm show it unsigned."""
+    return key - (1 << 32) if key >= 1 << 31 else key
+
+
+# ---- namespaces and mounts -----------------------------------------------------------------
+
+def unshare(flags: int) -> None:
+    """unshare(2), of the calling thread."""
+    _check(_libc.unshare(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2), of the calling thread."""
+    _check(_libc.setns(fd, nstype))
+
+
+def mount_bind(source: str, target: str) -> None:
+    """mount(2) with MS_BIND."""
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None))
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags))
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): everything on the file system of fd is on the disk (errors are told since Linux 5.8)."""
+    _check(_libc.syncfs(fd))
+
+
+def fstatfs(fd: int) -> tuple[int, int]:
+    """fstatfs(2): (f_type, f_bsize in bytes)."""
+    result = _statfs()
+    _check(_libc.fstatfs(fd, byref(result)))
+    return result.f_type, result.f_bsize
+
+
+# ---- message queues ------------------------------------------------------------------------
+
+class MessageBuffer:
+    """A struct msgbuf with room bytes of mtext, reused from call to call."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._buffer = ctypes.create_string_buffer(8 + room)
+        self.mtype = c_long.from_buffer(self._buffer)
+        self.view = memoryview(self._buffer).cast("B")
+        self._address = ctypes.addressof(self._buffer)
+
+    def receive(self, msqid: int, room: int, msgtyp: int, flags: int) -> int:
+        """msgrcv(2) of at most room bytes: how many came. They are view[8:8 + n], their type mtype.value."""
+        n: int = _msgrcv(msqid, self._address, room, msgtyp, flags)
+        if n < 0:
+            raise _fail()
+        return n
+
+    def send(self, msqid: int, mtype: int, body: bytes | memoryview, flags: int) -> None:
+        """msgsnd(2) of at most room bytes."""
+        n = len(body)
+        self.mtype.value = mtype
+        self.view[8 : 8 + n] = body
+        if _msgsnd(msqid, self._address, n, flags) < 0:
+            raise _fail()
+
+
+def msgget(key: int, flags: int) -> int:
+    """msgget(2); key as in images, unsigned."""
+    return _check(_libc.msgget(_signed(key), flags))
+
+
+def msgctl(msqid: int, cmd: int, ds: msqid_ds | None = None) -> int:
+    """msgctl(2); ds is read or filled according to cmd."""
+    return _check(_libc.msgctl(msqid, cmd, byref(ds if ds is not None else msqid_ds())))
+
+
+# ---- semaphores ----------------------------------------------------------------------------
+
+def semget(key: int, nsems: int, flags: int) -> int:
+    """semget(2); key as in images, unsigned."""
+    return _check(_libc.semget(_signed(key), c_int(nsems), flags))
+
+
+def semctl(semid: int, cmd: int, ds: semid_ds | None = None) -> int:
+    """semctl(2) of a whole set; ds is read or filled according to cmd."""
+    return _check(_libc.semctl(semid, 0, cmd, byref(ds if ds is not None else semid_ds())))
+
+
+def semctl_getall(semid: int, nsems: int) -> array.array[int]:
+    """semctl(GETALL): nsems values. The caller vouches for nsems; a set's size never changes."""
+    values = array.array("H", bytes(2 * nsems))
+    _check(_libc.semctl(semid, 0, GETALL, c_void_p(values.buffer_info()[0])))
+    return values
+
+
+def semctl_setall(semid: int, values: array.array[int]) -> None:
+    """semctl(SETALL); values must be as many as the set holds."""
+    _check(_libc.semctl(semid, 0, SETALL, c_void_p(values.buffer_info()[0])))
+
+
+def semctl_getpid(semid: int, semnum: int) -> int:
+    """semctl(GETPID): the pid that last changed the semaphore, 0 for none."""
+    return _check(_libc.semctl(semid, semnum, GETPID))
+
+
+# ---- shared memory -------------------------------------------------------------------------
+
+def shmget(key: int, size: int, flags: int) -> int:
+    """shmget(2); key as in images, unsigned."""
+    return _check(_libc.shmget(_signed(key), size, c_int(flags & 0xFFFFFFFF).value))
+
+
+def shmctl(shmid: int, cmd: int, ds: shmid_ds | shm_info | None = None) -> int:
+    """shmctl(2); ds is read or filled according to cmd."""
+    return _check(_libc.shmctl(shmid, cmd, byref(ds if ds is not None else shmid_ds())))
+
+
+def shmat(shmid: int, flags: int) -> int:
+    """shmat(2): the address."""
+    address: int | None = _libc.shmat(shmid, None, flags)
+    if address is None or address == _SHMAT_FAILED:
+        raise _fail()
+    return address
+
+
+def shmdt(address: int) -> None:
+    """shmdt(2)."""
+    _check(_libc.shmdt(address))
+
+
+def memory(address: int, size: int) -> memoryview:
+    """size bytes at address, which the caller keeps mapped for as long as the view is used."""
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """madvise(2); address is page-aligned."""
+    _check(_libc.madvise(address, length, advice))
+
+
+def mincore(address: int, length: int, page_size: int) -> bytes:
+    """mincore(2): a byte for each page, bit 0 set where the page is resident."""
+    vector = ctypes.create_string_buffer((length + page_size - 1) // page_size)
+    _check(_libc.mincore(address, length, vector))
+    return vector.raw

@@ -1,0 +1,36 @@
+"""What makes a set of images whole: the list of its files, written after all of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from . import __version__
+from .model import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a set with their sizes, what is in them, and where and when it was dumped."""
+
+    VERSION: ClassVar[int] = 1
+
+    ipc_ns_id: int  # the N in the file names
+    files: Mapping[str, int]  # name → bytes
+    counts: Counts
+    page_size: int  # bytes, of the machine that was dumped
+    kernel: str  # uname -r
+    machine: str  # uname -m
+    created: int  # seconds since the epoch
+    tool: str
+    version: int = VERSION
+
+
+def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts) -> Manifest:
+    """The manifest of a set that is being written here and now."""
+    uname = os.uname()
+    return Manifest(ipc_ns_id, files, counts, page_size=os.sysconf("SC_PAGE_SIZE"), kernel=uname.release,
+                    machine=uname.machine, created=int(time.time()), tool=f"ipcimg {__version__}")

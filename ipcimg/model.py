@@ -1,0 +1,166 @@
+"""What an IPC namespace holds, as frozen dataclasses: the waist between kernel and images.
+
+Collectors make these from the kernel and the codec from images; both consume what the other made.
+Big things are iterated: MessageQueue.messages and SharedMemory.extents are iterables, and so are
+the collections of Contents. What is loaded from images can be iterated any number of times; what is
+being collected from a kernel only once, each object before the next one is asked for.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """struct ipc_perm, with the id beside it. See sysvipc(7)."""
+
+    key: int  # key_t seen as unsigned, 0 to 2^32-1; 0 is IPC_PRIVATE
+    uid: int  # owner, 0 to 2^32-1
+    gid: int
+    cuid: int  # creator
+    cgid: int
+    mode: int  # 0 to 0777; for segments with SHM_DEST 01000 and SHM_LOCKED 02000
+    id: int  # 0 to 2^31-1
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, as msgrcv(2) gives it."""
+
+    type: int  # 1 to 2^63-1
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """What the kernel shows of a queue and nobody can set. Times in seconds since the epoch, 0 for never."""
+
+    cbytes: int  # bytes of payload on the queue
+    stime: int
+    rtime: int
+    ctime: int
+    lspid: int
+    lrpid: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageQueue:
+    """A message queue and its messages, first to last."""
+
+    permissions: Permissions
+    qbytes: int  # the most bytes it may hold, 0 to 2^32-1
+    qnum: int  # how many messages there are
+    messages: Iterable[Message]
+    facts: QueueFacts | None = None  # None in CRIU's images
+
+
+@dataclass(frozen=True, slots=True)
+class SemaphoreFacts:
+    """What the kernel shows of a semaphore set and nobody can set. Times in seconds since the epoch."""
+
+    otime: int  # 0 for never
+    ctime: int
+    sempid: tuple[int, ...]  # who last changed each semaphore
+
+
+@dataclass(frozen=True, slots=True)
+class SemaphoreSet:
+    """A semaphore set with its values, 0 to 32767 (SEMVMX) each."""
+
+    permissions: Permissions
+    values: array.array[int]  # type code "H"
+    facts: SemaphoreFacts | None = None
+
+    @property
+    def nsems(self) -> int:
+        """How many semaphores the set has."""
+        return len(self.values)
+
+
+class Extent(Protocol):
+    """A run of a segment that holds data. What lies between extents is a hole and reads as zeros."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the segment: bytes, a multiple of the page size."""
+
+    @property
+    def length(self) -> int:
+        """Bytes, a multiple of the page size; the last page may reach beyond the segment's size."""
+
+    def write_to(self, fd: int) -> None:
+        """Append the data, length bytes, to the open file fd. Raises OSError or ImageError."""
+
+    def read_into(self, view: memoryview, start: int = 0) -> None:
+        """Fill view with the data from start on. Raises OSError or ImageError, also for a short file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """What the kernel shows of a segment and nobody can set. Times in seconds since the epoch, 0 for never."""
+
+    atime: int
+    dtime: int
+    ctime: int
+    cpid: int
+    lpid: int
+    nattch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """A shared memory segment. Its extents are in ascending order and do not overlap."""
+
+    permissions: Permissions
+    size: int  # bytes, as given to shmget(2); not rounded
+    extents: Iterable[Extent]
+    hugetlb_flag: int | None = None  # SHM_HUGETLB and the page size's logarithm << SHM_HUGE_SHIFT
+    facts: SegmentFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The namespace's settings, named as in CRIU's ipc_var_entry."""
+
+    sem_ctls: tuple[int, int, int, int]  # kernel.sem: semmsl, semmns, semopm, semmni
+    msg_ctlmax: int  # kernel.msgmax, bytes
+    msg_ctlmnb: int  # kernel.msgmnb, bytes
+    msg_ctlmni: int  # kernel.msgmni
+    auto_msgmni: int
+    shm_ctlmax: int  # kernel.shmmax, bytes
+    shm_ctlall: int  # kernel.shmall, pages
+    shm_ctlmni: int  # kernel.shmmni
+    shm_rmid_forced: int  # 0 or 1
+    mq_queues_max: int  # fs.mqueue.*
+    mq_msg_max: int
+    mq_msgsize_max: int  # bytes
+    mq_msg_default: int | None = None  # the kernel has it since 3.5
+    mq_msgsize_default: int | None = None
+    msg_next_id: int | None = None  # a preset that is armed; None while the sysctl reads -1
+    sem_next_id: int | None = None
+    shm_next_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All of one IPC namespace."""
+
+    variables: Variables
+    segments: Iterable[SharedMemory] = ()
+    queues: Iterable[MessageQueue] = ()
+    semaphores: Iterable[SemaphoreSet] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much of everything was carried."""
+
+    queues: int = 0
+    messages: int = 0
+    semaphore_sets: int = 0
+    segments: int = 0
+    pages: int = 0  # of segments: those that hold data

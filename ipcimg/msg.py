@@ -1,0 +1,106 @@
+"""Message queues: kernel ⇄ model.MessageQueue. See msgop(2) and msgctl(2).
+
+Messages are read by MSG_COPY, which leaves them where they are: position n counts from the head, from 0. The kernel
+allocates, and copies in, a buffer of the size it is given before it looks for the message, and walks the list to it
+(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from . import libc, sysctl
+from .create import Creator, owned
+from .errors import ChangedError, ObjectError, explain
+from .model import Message, MessageQueue, QueueFacts
+
+_SMALLEST_ROOM = 64  # bytes
+_INT_MAX = (1 << 31) - 1
+
+
+def collect(undo: contextlib.ExitStack) -> Iterator[MessageQueue]:
+    """The queues of the namespace the caller is in.
+
+    undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
+    """
+    peeker = _Peeker(undo)
+    ds = libc.msqid_ds()
+    for index in range(libc.msgctl(0, libc.MSG_INFO) + 1):
+        try:
+            msqid = libc.msgctl(index, libc.MSG_STAT_ANY, ds)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                continue  # no queue has this index
+            raise
+        qnum, facts = ds.msg_qnum, _facts(ds)
+        yield MessageQueue(owned(ds.msg_perm, msqid), ds.msg_qbytes, qnum, peeker.messages(msqid, qnum, facts.cbytes), facts)
+        try:
+            unchanged = libc.msgctl(index, libc.MSG_STAT_ANY, ds) == msqid and (ds.msg_qnum, _facts(ds)) == (qnum, facts)
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise ChangedError(f"message queue {msqid} changed while it was read")
+
+
+def _facts(ds: libc.msqid_ds) -> QueueFacts:
+    return QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
+
+
+class _Peeker:
+    """Reads messages with a buffer that all queues share."""
+
+    def __init__(self, undo: contextlib.ExitStack) -> None:
+        self._buffer = libc.MessageBuffer(_SMALLEST_ROOM)
+        self._undo, self._msgmax_raised = undo, False
+
+    def messages(self, msqid: int, qnum: int, cbytes: int) -> Iterator[Message]:
+        """The qnum messages of a queue that holds cbytes bytes."""
+        room = max(_SMALLEST_ROOM, -(-cbytes // qnum)) if qnum else 0
+        for n in range(qnum):
+            size, room = self._peek(msqid, n, room, cbytes)
+            yield Message(self._buffer.mtype.value, bytes(self._buffer.view[8 : 8 + size]))
+
+    def _peek(self, msqid: int, n: int, room: int, cbytes: int) -> tuple[int, int]:
+        """Copy message n into the buffer. Gives its size, and the room that sufficed."""
+        while True:
+            if room > self._buffer.room:
+                self._buffer = libc.MessageBuffer(room)
+            try:
+                return self._buffer.receive(msqid, room, n, libc.IPC_NOWAIT | libc.MSG_COPY), room
+            except OSError as error:
+                if error.errno == errno.E2BIG and room < cbytes:
+                    room = min(max(2 * room, _SMALLEST_ROOM), cbytes)
+                elif error.errno == errno.EINVAL and not self._msgmax_raised:
+                    # The message is longer than msgmax is now: the kernel's copy is capped by it.
+                    self._raise_msgmax(msqid)
+                elif error.errno in (errno.ENOMSG, errno.E2BIG, errno.EIDRM, errno.EINVAL):
+                    raise ChangedError(f"message queue {msqid} changed while its message {n} was read") from error
+                else:
+                    raise ObjectError(f"message queue {msqid}: reading message {n}: {explain(error)}") from error
+
+    def _raise_msgmax(self, msqid: int) -> None:
+        try:
+            self._undo.enter_context(sysctl.temporarily("kernel/msgmax", _INT_MAX))
+        except OSError as error:
+            raise ObjectError(f"message queue {msqid}: a message is longer than kernel.msgmax, which cannot be raised: "
+                              f"{explain(error)}") from error
+        self._msgmax_raised = True
+
+
+def restore(queue: MessageQueue, creator: Creator) -> None:
+    """Make a queue as it was. The namespace's limits are wide open. Raises ObjectError."""
+    p = queue.permissions
+    with creator.making("message queue", p, libc.msgget, lambda msqid: libc.msgctl(msqid, libc.IPC_RMID)) as msqid:
+        buffer = creator.buffer
+        for message in queue.messages:
+            size = len(message.body)
+            if size > buffer.room:
+                buffer = creator.buffer = libc.MessageBuffer(size)
+            buffer.send(msqid, message.type, message.body, libc.IPC_NOWAIT)
+        ds = libc.msqid_ds(msg_qbytes=queue.qbytes)
+        ds.msg_perm.uid, ds.msg_perm.gid, ds.msg_perm.mode = p.uid, p.gid, p.mode
+        libc.msgctl(msqid, libc.IPC_SET, ds)
+
+

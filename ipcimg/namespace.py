@@ -1,0 +1,140 @@
+"""Naming an IPC namespace, entering it, and leaving it for certain.
+
+A namespace is held as an open descriptor, so it cannot vanish or be mistaken for another while it
+is being worked on. setns(2) and unshare(2) with CLONE_NEWIPC concern the calling thread alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+from . import libc
+from .errors import NamespaceError, explain
+
+INITIAL_INODE = 0xEFFFFFFF  # PROC_IPC_INIT_INO: the namespace the machine booted with
+_OWN = "/proc/thread-self/ns/ipc"
+
+
+class IpcNamespace:
+    """An IPC namespace, held open. Made by own(), of_process(), at_path() or new()."""
+
+    def __init__(self, fd: int, described: str) -> None:
+        self.fd = fd
+        self.described = described
+        self.inode = os.fstat(fd).st_ino
+
+    @property
+    def is_initial(self) -> bool:
+        """Is this the namespace the machine booted with, the host's own?"""
+        return self.inode == INITIAL_INODE
+
+    def enter(self) -> None:
+        """Move the calling thread into the namespace, for good. Raises NamespaceError."""
+        if os.stat(_OWN).st_ino == self.inode:
+            return  # needs no right
+        try:
+            libc.setns(self.fd, libc.CLONE_NEWIPC)
+        except OSError as error:
+            raise NamespaceError(f"entering {self.described}: {explain(error)}") from error
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in the namespace inside the with block, and back where one was after it."""
+        with own() as home:
+            self.enter()
+            try:
+                yield
+            finally:
+                home.enter()
+
+    def pin(self, path: str) -> None:
+        """Keep the namespace alive without a process, by a bind mount on the new file path.
+
+        Raises NamespaceError, also where path exists; then path is as before.
+        """
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise NamespaceError(f"pinning the namespace: {explain(error)}") from error
+        try:
+            libc.mount_bind(f"/proc/self/fd/{self.fd}", path)
+        except OSError as error:
+            os.unlink(path)
+            raise NamespaceError(f"pinning the namespace: mounting on {path}: {explain(error)}") from error
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> IpcNamespace:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def own() -> IpcNamespace:
+    """The IPC namespace of the calling thread."""
+    return _open(_OWN, "the caller's own IPC namespace")
+
+
+def of_process(pid: int) -> IpcNamespace:
+    """The IPC namespace of process pid. Raises NamespaceError where there is no such process."""
+    if not os.path.isdir(f"/proc/{pid}"):
+        raise NamespaceError(f"there is no process {pid}")
+    return _open(f"/proc/{pid}/ns/ipc", f"the IPC namespace of process {pid}")
+
+
+def at_path(path: str) -> IpcNamespace:
+    """The IPC namespace that a file stands for: /proc/PID/ns/ipc, or a bind mount of it."""
+    return _open(path, f"the IPC namespace {path}")
+
+
+def new() -> IpcNamespace:
+    """A new, empty IPC namespace. It lives as long as it is held open, pinned or entered.
+
+    Needs CAP_SYS_ADMIN. Raises NamespaceError.
+    """
+    made: list[IpcNamespace | OSError] = []
+
+    def make() -> None:
+        try:
+            libc.unshare(libc.CLONE_NEWIPC)
+            made.append(_open(_OWN, "the new IPC namespace"))
+        except OSError as error:
+            made.append(error)
+
+    # A thread of its own: the caller stays where it is, and nothing has to be undone.
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    [result] = made
+    if isinstance(result, OSError):
+        raise NamespaceError(f"making an IPC namespace: {explain(result)}") from result
+    return result
+
+
+def _open(path: str, described: str) -> IpcNamespace:
+    try:
+        # A FIFO or a device must not block or be disturbed by the question what it is.
+        if not stat.S_ISREG(os.stat(path).st_mode) or os.stat(path).st_dev != os.stat("/proc/self/ns/ipc").st_dev:
+            raise NamespaceError(f"{path} is not an IPC namespace")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError(f"opening {described}: {explain(error)}") from error
+    try:
+        if fcntl.ioctl(fd, libc.NS_GET_NSTYPE) != libc.CLONE_NEWIPC:
+            raise NamespaceError(f"{path} is a namespace, but not an IPC namespace")
+        return IpcNamespace(fd, described)
+    except BaseException:
+        os.close(fd)
+        raise

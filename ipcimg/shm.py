@@ -1,0 +1,226 @@
+"""Shared memory segments: kernel ⇄ model.SharedMemory. See shmop(2).
+
+A segment is attached to be read or filled. Its holes are found without touching them, by SEEK_DATA on the file behind
+the mapping (/proc/self/map_files, which wants CAP_CHECKPOINT_RESTORE in the initial user namespace), else by
+mincore(2). Memory is gone through in windows that are unmapped again, so the process does not grow with the segment.
+
+Where kernel.shm_rmid_forced is 1 the kernel destroys a segment with its last attachment, and that may be ours: the
+caller has it set to 0 around collect() and restore().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import libc
+from .create import Creator, owned
+from .errors import ChangedError, ObjectError, explain
+from .model import Extent, SegmentFacts, SharedMemory
+
+_PAGE = mmap.PAGESIZE
+_WINDOW = 4 << 20  # bytes mapped at a time
+_ZEROS = bytes(2 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class MappedExtent:
+    """A run of an attached segment that holds data."""
+
+    address: int  # of the first byte, in this process
+    offset: int
+    length: int
+    droppable: bool  # may its windows be unmapped after use?
+
+    def write_to(self, fd: int) -> None:
+        """See model.Extent."""
+        for start, view in _windows(self.address, self.length, self.droppable, libc.MADV_POPULATE_READ):
+            del start
+            while view:
+                view = view[os.write(fd, view) :]
+
+    def read_into(self, view: memoryview, start: int = 0) -> None:
+        """See model.Extent."""
+        view[:] = libc.memory(self.address + start, len(view))
+
+
+def _windows(address: int, length: int, droppable: bool, populate: int) -> Iterator[tuple[int, memoryview]]:
+    for start in range(0, length, _WINDOW):
+        size = min(_WINDOW, length - start)
+        with contextlib.suppress(OSError):  # before Linux 5.14 each page is mapped when it is touched
+            libc.madvise(address + start, size, populate)
+        yield start, libc.memory(address + start, size)
+        if droppable:
+            libc.madvise(address + start, size, libc.MADV_DONTNEED)
+
+
+def collect() -> Iterator[SharedMemory]:
+    """The segments of the namespace the caller is in, each attached until the next is asked for.
+
+    The caller closes the iterator before it lets go of shm_rmid_forced. Raises ObjectError, ChangedError.
+    """
+    ds = libc.shmid_ds()
+    for index in range(libc.shmctl(0, libc.SHM_INFO) + 1):
+        try:
+            shmid = libc.shmctl(index, libc.SHM_STAT_ANY, ds)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                continue  # no segment has this index
+            raise
+        size, permissions = ds.shm_segsz, owned(ds.shm_perm, shmid)
+        facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
+        try:
+            address = libc.shmat(shmid, libc.SHM_RDONLY)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                raise ChangedError(f"shared memory segment {shmid} vanished while it was read") from error
+            raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
+        try:
+            with _Mapping(address, size) as mapping:
+                yield SharedMemory(permissions, size, mapping, mapping.hugetlb_flag, facts)
+        finally:
+            libc.shmdt(address)
+
+
+class _Mapping:
+    """An attached segment; iterating it gives its extents."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self._address, self._size = address, size
+        self._fd: int | None = None
+        self._huge_page = 0  # bytes; 0 for a segment of ordinary pages
+
+    @property
+    def hugetlb_flag(self) -> int | None:
+        """What shmget(2) needs to be given for pages of this size, None for ordinary ones."""
+        if not self._huge_page:
+            return None
+        return libc.SHM_HUGETLB | (self._huge_page.bit_length() - 1) << libc.SHM_HUGE_SHIFT
+
+    def __enter__(self) -> _Mapping:
+        try:
+            self._fd = _open_mapping(f"{self._address:x}-{self._address + self._size + -self._size % _PAGE:x}")
+            # An ordinary user may not open it, and a mapping that ends elsewhere is one of huge pages.
+            known = self._fd is not None
+        except FileNotFoundError:
+            known = False
+        if not known:
+            mapping, page = _smaps(self._address)
+            self._fd = _open_mapping(mapping)
+            self._huge_page = page if page != _PAGE else 0
+        elif self._fd is not None:
+            kind, block = libc.fstatfs(self._fd)
+            self._huge_page = block if kind == libc.HUGETLBFS_MAGIC else 0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def __iter__(self) -> Iterator[Extent]:
+        if self._huge_page:
+            return self._not_zero()
+        if self._fd is not None:
+            return self._data(self._fd)
+        swapped = libc.shm_info()
+        libc.shmctl(0, libc.SHM_INFO, swapped)
+        # mincore(2) does not tell a page that is swapped out from a hole.
+        return self._not_zero() if swapped.shm_swp else self._resident()
+
+    def _extent(self, start: int, end: int) -> MappedExtent:
+        return MappedExtent(self._address + start, start, end - start, droppable=not self._huge_page)
+
+    def _data(self, fd: int) -> Iterator[Extent]:
+        end = 0
+        while True:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                    return
+                raise
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            end += -end % _PAGE
+            yield self._extent(start, end)
+
+    def _resident(self) -> Iterator[Extent]:
+        start: int | None = None
+        pages = -(-self._size // _PAGE)
+        for first in range(0, pages, _WINDOW):
+            count = min(_WINDOW, pages - first)
+            vector = libc.mincore(self._address + first * _PAGE, count * _PAGE, _PAGE)
+            for n, resident in enumerate(vector, first):
+                if resident & 1 and start is None:
+                    start = n
+                elif not resident & 1 and start is not None:
+                    yield self._extent(start * _PAGE, n * _PAGE)
+                    start = None
+        if start is not None:
+            yield self._extent(start * _PAGE, pages * _PAGE)
+
+    def _not_zero(self) -> Iterator[Extent]:
+        """By looking at the content: for huge pages, of which the kernel does not tell the holes."""
+        length = self._size + -self._size % (self._huge_page or _PAGE)
+        for start in range(0, length, len(_ZEROS)):
+            size = min(len(_ZEROS), length - start)
+            if self._fd is not None:
+                # read(2) gives zeros for a hole; touching it would make a page of it.
+                empty = os.pread(self._fd, size, start) in (_ZEROS[:size], _ZEROS[: max(0, self._size - start)])
+            else:
+                empty = libc.memory(self._address + start, size) == _ZEROS[:size]
+            if not empty:
+                yield self._extent(start, start + size)
+
+
+def _open_mapping(mapping: str) -> int | None:
+    """The file behind a mapping, None where that is not allowed. Raises FileNotFoundError."""
+    try:
+        return os.open(f"/proc/self/map_files/{mapping}", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return None
+
+
+def _smaps(address: int) -> tuple[str, int]:
+    """The mapping that begins at address, as map_files names it, and the size of its pages."""
+    mapping = None
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            word = line.split(None, 1)[0]
+            if "-" in word:
+                first, _, last = word.partition("-")
+                mapping = f"{int(first, 16):x}-{int(last, 16):x}" if int(first, 16) == address else None
+            elif mapping is not None and word == "KernelPageSize:":
+                return mapping, int(line.split()[1]) << 10
+    raise OSError(errno.ENOENT, f"no mapping at {address:#x} in /proc/self/smaps")
+
+
+def restore(segment: SharedMemory, creator: Creator) -> None:
+    """Make a segment as it was. The namespace's limits are wide open. Raises ObjectError."""
+    p = segment.permissions
+    huge = segment.hugetlb_flag or 0
+    with creator.making("shared memory segment", p, lambda key, flags: libc.shmget(key, segment.size, flags | huge),
+                        lambda shmid: libc.shmctl(shmid, libc.IPC_RMID)) as shmid:
+        _fill(shmid, segment, droppable=not huge)
+        ds = libc.shmid_ds()
+        ds.shm_perm.uid, ds.shm_perm.gid, ds.shm_perm.mode = p.uid, p.gid, p.mode
+        libc.shmctl(shmid, libc.IPC_SET, ds)
+        if p.mode & libc.SHM_LOCKED:
+            libc.shmctl(shmid, libc.SHM_LOCK)
+
+
+def _fill(shmid: int, segment: SharedMemory, *, droppable: bool) -> None:
+    address = None
+    try:
+        for extent in segment.extents:
+            if address is None:  # a segment without data is not touched at all
+                address = libc.shmat(shmid, 0)
+            where = address + extent.offset
+            for start, view in _windows(where, extent.length, droppable, libc.MADV_POPULATE_WRITE):
+                extent.read_into(view, start)
+    finally:
+        if address is not None:
+            libc.shmdt(address)

@@ -1,0 +1,106 @@
+"""The namespace's variables: /proc/sys ⇄ model.Variables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from . import sysctl
+from .errors import doing
+from .model import Variables
+
+# Field of model.Variables → path below /proc/sys. kernel.sem is four of them in one.
+_PATHS = {
+    "msg_ctlmax": "kernel/msgmax",
+    "msg_ctlmnb": "kernel/msgmnb",
+    "msg_ctlmni": "kernel/msgmni",
+    "auto_msgmni": "kernel/auto_msgmni",
+    "shm_ctlmax": "kernel/shmmax",
+    "shm_ctlall": "kernel/shmall",
+    "shm_ctlmni": "kernel/shmmni",
+    "mq_queues_max": "fs/mqueue/queues_max",
+    "mq_msg_max": "fs/mqueue/msg_max",
+    "mq_msgsize_max": "fs/mqueue/msgsize_max",
+    "mq_msg_default": "fs/mqueue/msg_default",
+    "mq_msgsize_default": "fs/mqueue/msgsize_default",
+}
+# A kernel built without POSIX message queues has none of these; CRIU writes 0 then.
+_MAY_BE_MISSING = ("auto_msgmni", "mq_queues_max", "mq_msg_max", "mq_msgsize_max", "mq_msg_default", "mq_msgsize_default")
+SEM = "kernel/sem"
+RMID_FORCED = "kernel/shm_rmid_forced"
+_PRESETS = {f"{kind}_next_id": f"kernel/{kind}_next_id" for kind in ("msg", "sem", "shm")}
+
+_INT_MAX = (1 << 31) - 1
+_IPCMNI = 32768  # linux/ipc.h: the most objects of a kind
+_UNLIMITED = (1 << 64) - 1 - (1 << 24)  # SHMMAX and SHMALL of linux/shm.h: the largest that cannot overflow
+
+
+def collect() -> Variables:
+    """The variables of the namespace the caller is in. Raises KernelError."""
+    with doing("reading the namespace's variables"):
+        values: dict[str, int | None] = {}
+        for name, path in _PATHS.items():
+            try:
+                values[name] = sysctl.read_int(path)
+            except FileNotFoundError:
+                if name not in _MAY_BE_MISSING:
+                    raise
+                values[name] = None if name.endswith("_default") else 0
+        for name, path in _PRESETS.items():
+            preset = sysctl.read_int(path)
+            values[name] = None if preset == sysctl.UNSET else preset
+        a, b, c, d = map(int, sysctl.read(SEM).split())
+        forced = sysctl.read_int(RMID_FORCED)
+        return Variables(sem_ctls=(a, b, c, d), shm_rmid_forced=forced, **values)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def wide_open(before: Variables) -> Iterator[None]:
+    """Every limit out of the way inside the with block; on an error all variables are put back to before.
+
+    Limits may have been lowered after the objects came to be, so no limit of the image can be in
+    force while its objects are made. A queue takes its qbytes from msgmnb when it is created, and
+    IPC_SET of more than msgmnb needs CAP_SYS_RESOURCE: an open msgmnb spares that too. Without an
+    error the limits are left open, for apply() to set. Raises KernelError.
+    """
+    try:
+        with doing("opening the namespace's limits"):
+            _set(RMID_FORCED, before.shm_rmid_forced, 0)
+            for name, value in (("msg_ctlmax", _INT_MAX), ("msg_ctlmnb", _INT_MAX), ("msg_ctlmni", _IPCMNI),
+                                ("shm_ctlmax", _UNLIMITED), ("shm_ctlall", _UNLIMITED), ("shm_ctlmni", _IPCMNI)):
+                present = getattr(before, name)
+                _set(_PATHS[name], present, max(present, value))
+            semmsl, semmns, semopm, semmni = before.sem_ctls
+            wide = (max(semmsl, 1 << 30), max(semmns, 1 << 30), semopm, max(semmni, _IPCMNI))
+            sysctl.write(SEM, " ".join(map(str, wide)))
+        yield
+    except BaseException:
+        apply(before, rmid_forced=bool(before.shm_rmid_forced))
+        raise
+
+
+def apply(variables: Variables, *, rmid_forced: bool) -> None:
+    """Set every variable; limits first, then shm_rmid_forced, the presets last. Raises KernelError.
+
+    rmid_forced=False leaves shm_rmid_forced at 0 whatever variables says: writing 1 destroys each
+    segment that nobody has attached and whose creator has exited.
+    """
+    with doing("setting the namespace's variables"):
+        present = collect()
+        for name, path in _PATHS.items():
+            wanted = getattr(variables, name)
+            if wanted is not None:
+                _set(path, getattr(present, name), wanted)
+        if variables.sem_ctls != present.sem_ctls:
+            sysctl.write(SEM, " ".join(map(str, variables.sem_ctls)))
+        _set(RMID_FORCED, present.shm_rmid_forced, variables.shm_rmid_forced if rmid_forced else 0)
+        for name, path in _PRESETS.items():
+            wanted, now = getattr(variables, name), getattr(present, name)
+            if wanted != now:
+                sysctl.write(path, sysctl.UNSET if wanted is None else wanted)
+
+
+def _set(path: str, present: int | None, wanted: int) -> None:
+    # A variable that is right already is not written: it may be missing, or not ours to write.
+    if present != wanted:
+        sysctl.write(path, wanted)
