@@ -24,10 +24,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
-    "ChangedError", "Contents", "Counts", "DirectoryError", "Extent", "ImageError", "IpcNamespace", "IpcimgError",
-    "KernelError", "Message", "MessageQueue", "NamespaceError", "ObjectError", "Permissions", "QueueFacts",
-    "SegmentFacts", "SemaphoreFacts", "SemaphoreSet", "SharedMemory", "Variables", "at_path", "dump", "load", "new",
-    "of_process", "own", "restore", "save",
+    "ChangedError",
+    "Contents",
+    "Counts",
+    "DirectoryError",
+    "Extent",
+    "ImageError",
+    "IpcNamespace",
+    "IpcimgError",
+    "KernelError",
+    "Message",
+    "MessageQueue",
+    "NamespaceError",
+    "ObjectError",
+    "Permissions",
+    "QueueFacts",
+    "SegmentFacts",
+    "SemaphoreFacts",
+    "SemaphoreSet",
+    "SharedMemory",
+    "Variables",
+    "at_path",
+    "dump",
+    "load",
+    "new",
+    "of_process",
+    "own",
+    "restore",
+    "save",
 ]
 
 if TYPE_CHECKING:

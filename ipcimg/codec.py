@@ -12,7 +12,7 @@ import array
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
@@ -50,6 +50,11 @@ _MESSAGE, _VALUES, _INLINE = 8, 8, 4
 # pagemap_entry.flags
 _PE_PARENT, _PE_LAZY, _PE_PRESENT = 1, 2, 4
 
+# protoc's stubs call them plain field descriptors, which no message takes as an extension.
+_FACTS_OF_QUEUE: Any = own.queue
+_FACTS_OF_SEMAPHORES: Any = own.semaphores
+_FACTS_OF_SEGMENT: Any = own.segment
+
 _P = TypeVar("_P", bound=Protobuf)
 _BIG_ENDIAN = sys.byteorder == "big"
 
@@ -76,7 +81,7 @@ def _parse(reader: Reader, start: int, data: bytes, into: _P) -> _P:
         into.ParseFromString(data)
     except DecodeError:
         raise ImageError(reader.image.path, start, f"{len(data)} bytes that are no {name}") from None
-    missing = into.FindInitializationErrors()
+    missing: list[str] = [] if into.IsInitialized() else into.FindInitializationErrors()  # type: ignore[attr-defined]
     if missing:
         raise ImageError(reader.image.path, start, f"{name} lacks {', '.join(missing)}")
     return into
@@ -99,6 +104,7 @@ class _Checks:
 
 # ---- permissions ---------------------------------------------------------------------------
 
+
 def _desc(permissions: model.Permissions) -> criu.ipc_desc_entry:
     p = permissions
     return criu.ipc_desc_entry(key=p.key, uid=p.uid, gid=p.gid, cuid=p.cuid, cgid=p.cgid, mode=p.mode, id=p.id)
@@ -108,7 +114,12 @@ def _permissions(desc: criu.ipc_desc_entry, checks: _Checks) -> model.Permission
     if desc.mode & ~_KNOWN_MODE:
         raise checks.fail(f"mode {desc.mode:#o} has bits that IPC objects do not have")
     return model.Permissions(
-        key=desc.key, uid=desc.uid, gid=desc.gid, cuid=desc.cuid, cgid=desc.cgid, mode=desc.mode,
+        key=desc.key,
+        uid=desc.uid,
+        gid=desc.gid,
+        cuid=desc.cuid,
+        cgid=desc.cgid,
+        mode=desc.mode,
         id=checks.within("id", desc.id, 0, _INT_MAX),
     )
 
@@ -148,6 +159,7 @@ def decode_variables(image: ImageFile) -> model.Variables:
 
 # ---- message queues: ipcns-msg-N.img -------------------------------------------------------
 
+
 class QueueEncoder:
     """Writes an image queue by queue."""
 
@@ -159,8 +171,11 @@ class QueueEncoder:
         entry = criu.ipc_msg_entry(desc=_desc(queue.permissions), qbytes=queue.qbytes, qnum=queue.qnum)
         if queue.facts is not None and not self._exact:
             f = queue.facts
-            entry.Extensions[own.queue].CopyFrom(own.queue_facts(
-                cbytes=f.cbytes, stime=f.stime, rtime=f.rtime, ctime=f.ctime, lspid=f.lspid, lrpid=f.lrpid))
+            entry.Extensions[_FACTS_OF_QUEUE].CopyFrom(
+                own.queue_facts(
+                    cbytes=f.cbytes, stime=f.stime, rtime=f.rtime, ctime=f.ctime, lspid=f.lspid, lrpid=f.lrpid
+                )
+            )
         self._writer.entry(entry.SerializeToString())
         head, count = criu.ipc_msg(), 0
         for message in queue.messages:
@@ -221,13 +236,14 @@ def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
         messages = _Messages(image, reader.offset, checks, entry.qnum)
         messages.skip(reader)
         facts = None
-        if entry.HasExtension(own.queue):
-            f = entry.Extensions[own.queue]
+        if entry.HasExtension(_FACTS_OF_QUEUE):
+            f = entry.Extensions[_FACTS_OF_QUEUE]
             facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
         yield model.MessageQueue(permissions, entry.qbytes, entry.qnum, messages, facts)
 
 
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
+
 
 class SemaphoreEncoder:
     """Writes an image set by set."""
@@ -239,8 +255,9 @@ class SemaphoreEncoder:
         entry = criu.ipc_sem_entry(desc=_desc(semaphores.permissions), nsems=semaphores.nsems)
         if semaphores.facts is not None and not self._exact:
             f = semaphores.facts
-            entry.Extensions[own.semaphores].CopyFrom(
-                own.semaphore_facts(otime=f.otime, ctime=f.ctime, sempid=f.sempid))
+            entry.Extensions[_FACTS_OF_SEMAPHORES].CopyFrom(
+                own.semaphore_facts(otime=f.otime, ctime=f.ctime, sempid=f.sempid)
+            )
         self._writer.entry(entry.SerializeToString())
         self._writer.payload(_little_endian(semaphores.values).tobytes(), _VALUES)
 
@@ -269,13 +286,14 @@ def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
         if max(values) > _SEMVMX:
             raise checks.fail(f"a value is {max(values)}; the most is {_SEMVMX}")
         facts = None
-        if entry.HasExtension(own.semaphores):
-            f = entry.Extensions[own.semaphores]
+        if entry.HasExtension(_FACTS_OF_SEMAPHORES):
+            f = entry.Extensions[_FACTS_OF_SEMAPHORES]
             facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
         yield model.SemaphoreSet(permissions, values, facts)
 
 
 # ---- shared memory: ipcns-shm-N.img --------------------------------------------------------
+
 
 class SegmentEncoder:
     """Writes an image segment by segment; the pages go into files of their own."""
@@ -289,8 +307,11 @@ class SegmentEncoder:
             entry.hugetlb_flag = segment.hugetlb_flag
         if segment.facts is not None and not self._exact:
             f = segment.facts
-            entry.Extensions[own.segment].CopyFrom(own.segment_facts(
-                atime=f.atime, dtime=f.dtime, ctime=f.ctime, cpid=f.cpid, lpid=f.lpid, nattch=f.nattch))
+            entry.Extensions[_FACTS_OF_SEGMENT].CopyFrom(
+                own.segment_facts(
+                    atime=f.atime, dtime=f.dtime, ctime=f.ctime, cpid=f.cpid, lpid=f.lpid, nattch=f.nattch
+                )
+            )
         self._writer.entry(entry.SerializeToString())
 
 
@@ -320,8 +341,9 @@ class ImageExtent:
         self.image.read_into(view, self.position + start)
 
 
-def decode_segments(image: ImageFile, extents_of: Callable[[int, int], Iterable[model.Extent]],
-                    page_size: int) -> Iterator[model.SharedMemory]:
+def decode_segments(
+    image: ImageFile, extents_of: Callable[[int, int], Iterable[model.Extent]], page_size: int
+) -> Iterator[model.SharedMemory]:
     """The segments of an image, one by one. Raises ImageError.
 
     extents_of(id, size) finds the data of a segment whose pages are in files of their own; those of
@@ -344,14 +366,15 @@ def decode_segments(image: ImageFile, extents_of: Callable[[int, int], Iterable[
             extents = (ImageExtent(image, reader.offset, 0, entry.size),)
             reader.skip(entry.size, _INLINE, f"{checks.what}: its content")
         facts = None
-        if entry.HasExtension(own.segment):
-            f = entry.Extensions[own.segment]
+        if entry.HasExtension(_FACTS_OF_SEGMENT):
+            f = entry.Extensions[_FACTS_OF_SEGMENT]
             facts = model.SegmentFacts(f.atime, f.dtime, f.ctime, f.cpid, f.lpid, f.nattch)
         hugetlb_flag = entry.hugetlb_flag if entry.HasField("hugetlb_flag") else None
         yield model.SharedMemory(permissions, entry.size, extents, hugetlb_flag, facts)
 
 
 # ---- page maps: pagemap-shmem-ID.img -------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class PageRun:
@@ -395,7 +418,8 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
             return
         entry = _parse(reader, start, data, criu.pagemap_entry())
         checks = _Checks(reader, start, f"pages at {entry.vaddr:#x}")
-        unknown = sorted({field.field_number for field in UnknownFieldSet(entry)})
+        unknown_fields: Any = UnknownFieldSet(entry)
+        unknown = sorted({field.field_number for field in unknown_fields})
         if unknown:
             raise checks.fail(f"pagemap_entry has fields {unknown} that CRIU 4.2 does not know (compressed pages?)")
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
@@ -412,6 +436,7 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
 
 
 # ---- which namespace: ids-PID.img ----------------------------------------------------------
+
 
 def decode_ipc_ns_id(image: ImageFile) -> int | None:
     """The N of ipcns-*-N.img that a task's ids image tells, or None where it tells none."""
@@ -432,7 +457,8 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
     entry = own.manifest_entry(
         **{name: getattr(manifest, name) for name in _MANIFEST_FACTS},
         **{name: getattr(manifest.counts, name) for name in _MANIFEST_COUNTS},
-        files=[own.manifest_file(name=name, size=size) for name, size in manifest.files.items()])
+        files=[own.manifest_file(name=name, size=size) for name, size in manifest.files.items()],
+    )
     _writer(file, "IPCIMG_MANIFEST").entry(entry.SerializeToString())
 
 
@@ -448,4 +474,5 @@ def decode_manifest(image: ImageFile) -> Manifest:
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
-        files={file.name: file.size for file in entry.files})
+        files={file.name: file.size for file in entry.files},
+    )

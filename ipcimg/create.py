@@ -37,8 +37,13 @@ class Creator:
         self.buffer = libc.MessageBuffer(8192)
 
     @contextlib.contextmanager
-    def making(self, what: str, wanted: Permissions, get: Callable[[int, int], int], remove: Callable[[int], object],
-               ) -> Iterator[int]:
+    def making(
+        self,
+        what: str,
+        wanted: Permissions,
+        get: Callable[[int, int], int],
+        remove: Callable[[int], object],
+    ) -> Iterator[int]:
         """Create an object, mode 0600, for the with block to fill. get is called with key and flags.
 
         Raises ObjectError, naming the object, for whatever the kernel refuses here or in the block.

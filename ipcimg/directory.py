@@ -127,7 +127,9 @@ class ImageDirectory:
         if ns_id is None:
             if len(sets) > 1:
                 among = ", ".join(map(str, sets))
-                raise DirectoryError(f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {among}")
+                raise DirectoryError(
+                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {among}"
+                )
             return sets[0]
         if ns_id not in sets:
             raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {', '.join(map(str, sets))}")
@@ -136,8 +138,10 @@ class ImageDirectory:
     def refuse_unfinished(self, ns_id: int) -> None:
         """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
         if self.has(_temporary_name(ns_id)):
-            raise DirectoryError(f"image directory {self.path}: set {ns_id} is unfinished: {_temporary_name(ns_id)} "
-                                 "is there, so its dump is still running or was killed; dump it again")
+            raise DirectoryError(
+                f"image directory {self.path}: set {ns_id} is unfinished: {_temporary_name(ns_id)} "
+                "is there, so its dump is still running or was killed; dump it again"
+            )
 
     def ids_images(self) -> Iterator[ImageFile]:
         """The ids-PID.img of a CRIU dump, if there is one here."""
@@ -168,8 +172,9 @@ class NewSet:
         if name not in self._replaces and self.directory.has(name):
             raise DirectoryError(f"{path} exists, and is not of set {self.ns_id}")
         try:
-            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
-                         dir_fd=self._temporary)
+            fd = os.open(
+                name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
+            )
             with open(fd, "wb", buffering=256 << 10) as file:
                 yield file
                 file.flush()

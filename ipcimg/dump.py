@@ -10,8 +10,14 @@ from .errors import KernelError, doing, explain
 from .model import Contents, Counts
 
 
-def dump(directory: str | os.PathLike[str], source: namespace.IpcNamespace | None = None, *, ns_id: int | None = None,
-         force: bool = False, criu_exact: bool = False) -> Counts:
+def dump(
+    directory: str | os.PathLike[str],
+    source: namespace.IpcNamespace | None = None,
+    *,
+    ns_id: int | None = None,
+    force: bool = False,
+    criu_exact: bool = False,
+) -> Counts:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
     source is the namespace, by default the caller's own; its objects are not changed. For ns_id,
@@ -33,11 +39,10 @@ def dump(directory: str | os.PathLike[str], source: namespace.IpcNamespace | Non
                 variables,
                 segments=undo.enter_context(contextlib.closing(shm.collect())),
                 queues=undo.enter_context(contextlib.closing(msg.collect(undo))),
-                semaphores=undo.enter_context(contextlib.closing(sem.collect())))
+                semaphores=undo.enter_context(contextlib.closing(sem.collect())),
+            )
             counts = imageset.write(contents, out, criu_exact=criu_exact)
             undo.close()
             return counts
         except OSError as error:
             raise KernelError(f"dumping {source.described}: {explain(error)}") from error
-
-

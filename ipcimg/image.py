@@ -109,7 +109,9 @@ class Reader:
         start = self.offset
         (length,) = _U32.unpack(self._exactly(4, f"the length of {what}"))
         if length > MAX_ENTRY:
-            raise ImageError(self.image.path, start, f"{what} claims {length} bytes; no entry has more than {MAX_ENTRY}")
+            raise ImageError(
+                self.image.path, start, f"{what} claims {length} bytes; no entry has more than {MAX_ENTRY}"
+            )
         return self._exactly(length, what)
 
     def required_entry(self, what: str) -> bytes:

@@ -23,13 +23,16 @@ from .directory import (
 from .errors import DirectoryError, ImageError
 from .image import ImageFile
 
+PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
+
 _T = TypeVar("_T")
 _PARENTS_AT_MOST = 256  # a chain of `parent` links longer than this is taken for a circle
 
 
 # ---- loading -------------------------------------------------------------------------------
 
-class _Decoded(Generic[_T]):
+
+class Decoded(Generic[_T]):
     """Objects that are decoded anew whenever they are iterated."""
 
     def __init__(self, decode: Callable[[], Iterator[_T]]) -> None:
@@ -47,12 +50,13 @@ class ImageSet:
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
         self.manifest = self._read_manifest()
-        self.page_size = mmap.PAGESIZE if self.manifest is None else self.manifest.page_size
+        self.page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
         self.contents = model.Contents(
             variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
             segments=self._objects("shm", lambda image: codec.decode_segments(image, self._extents, self.page_size)),
             queues=self._objects("msg", codec.decode_queues),
-            semaphores=self._objects("sem", codec.decode_semaphores))
+            semaphores=self._objects("sem", codec.decode_semaphores),
+        )
 
     def _read_manifest(self) -> manifest.Manifest | None:
         found = _manifest(self.directory, self.ns_id)
@@ -74,10 +78,10 @@ class ImageSet:
         if not self.directory.has(name):
             return ()  # CRIU writes no image where there are no objects
         image = self.directory.image(name)
-        return _Decoded(lambda: decode(image))
+        return Decoded(lambda: decode(image))
 
     def _extents(self, shmid: int, size: int) -> Iterable[model.Extent]:
-        return _Decoded(lambda: _extents(self.directory, shmid, size, self.page_size))
+        return Decoded(lambda: _extents(self.directory, shmid, size, self.page_size))
 
     def check(self) -> model.Counts:
         """Go through everything that the set promises without keeping it. Raises ImageError.
@@ -94,7 +98,9 @@ class ImageSet:
             pages += sum(-(-extent.length // self.page_size) for extent in segment.extents)
         counts = model.Counts(queues, messages, sets, segments, pages)
         if self.manifest is not None and counts != self.manifest.counts:
-            raise ImageError(manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {counts}")
+            raise ImageError(
+                manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {counts}"
+            )
         return counts
 
 
@@ -128,8 +134,13 @@ def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Conten
     return open_set(os.fspath(path), ns_id).contents
 
 
-def _extents(directory: ImageDirectory, shmid: int, size: int, page_size: int, generation: int = 0,
-             ) -> Iterator[codec.ImageExtent]:
+def _extents(
+    directory: ImageDirectory,
+    shmid: int,
+    size: int,
+    page_size: int,
+    generation: int = 0,
+) -> Iterator[codec.ImageExtent]:
     """The data of a segment, found through its page map, in this directory or its parents."""
     image = directory.image(pagemap_name(shmid))
     pages_id, runs = codec.decode_pagemap(image, page_size)
@@ -140,22 +151,30 @@ def _extents(directory: ImageDirectory, shmid: int, size: int, page_size: int, g
     for run in runs:
         length = run.pages * page_size
         if run.offset + length > max(pages_end, _huge_end(size)):
-            raise ImageError(image.path, run.place, f"pages up to {run.offset + length:#x}; the segment has {size} bytes")
+            raise ImageError(
+                image.path, run.place, f"pages up to {run.offset + length:#x}; the segment has {size} bytes"
+            )
         if run.in_parent:
             if generation == _PARENTS_AT_MOST:
-                raise ImageError(image.path, run.place, f"more than {_PARENTS_AT_MOST} parents; do the links go in a circle?")
+                raise ImageError(
+                    image.path, run.place, f"more than {_PARENTS_AT_MOST} parents; do the links go in a circle?"
+                )
             if inherited is None:
                 inherited = _Inherited(_extents(directory.parent(), shmid, size, page_size, generation + 1))
             yield from inherited.within(image, run, length)
             continue
         if position + length > pages.size:
-            raise ImageError(pages.path, pages.size, f"ends too early: {os.path.basename(image.path)} promises pages up to "
-                                                     f"byte {position + length}")
+            raise ImageError(
+                pages.path,
+                pages.size,
+                f"ends too early: {os.path.basename(image.path)} promises pages up to byte {position + length}",
+            )
         yield codec.ImageExtent(pages, position, run.offset, length)
         position += length
     if position != pages.size:
-        raise ImageError(pages.path, position, f"{pages.size - position} bytes that {os.path.basename(image.path)} does "
-                                               "not mention")
+        raise ImageError(
+            pages.path, position, f"{pages.size - position} bytes that {os.path.basename(image.path)} does not mention"
+        )
 
 
 def _huge_end(size: int) -> int:
@@ -187,8 +206,15 @@ class _Inherited:
 
 # ---- saving --------------------------------------------------------------------------------
 
-def save(contents: model.Contents, path: str | os.PathLike[str], *, ns_id: int | None = None, force: bool = False,
-         criu_exact: bool = False) -> model.Counts:
+
+def save(
+    contents: model.Contents,
+    path: str | os.PathLike[str],
+    *,
+    ns_id: int | None = None,
+    force: bool = False,
+    criu_exact: bool = False,
+) -> model.Counts:
     """Write contents as a set of images into the image directory path, which is made if missing.
 
     ns_id is the N of the file names: by default that of the CRIU dump in the directory, else 1. A
@@ -227,14 +253,16 @@ def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.C
         for queue in contents.queues:
             # CRIU writes no image of a kind of which there is nothing.
             encoder = encoder or codec.QueueEncoder(
-                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact)
+                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
+            )
             encoder.add(queue)
             queues, messages = queues + 1, messages + queue.qnum
     with contextlib.ExitStack() as open_images:
         writer = None
         for semaphores in contents.semaphores:
             writer = writer or codec.SemaphoreEncoder(
-                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact)
+                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
+            )
             writer.add(semaphores)
             sets += 1
     counts = model.Counts(queues, messages, sets, segments, pages)
@@ -251,18 +279,21 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
         encoder = None
         for segment in segments:
             encoder = encoder or codec.SegmentEncoder(
-                open_images.enter_context(out.file(kind_name("shm", out.ns_id))), criu_exact)
+                open_images.enter_context(out.file(kind_name("shm", out.ns_id))), criu_exact
+            )
             encoder.add(segment)
-            with (out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
-                  out.file(pages_name(pages_id)) as pages_file):
+            with (
+                out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
+                out.file(pages_name(pages_id)) as pages_file,
+            ):
                 pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
                 for extent in segment.extents:
                     extent.write_to(pages_file.fileno())
                     # Only an inline segment of CRIU's older images ends within a page.
-                    padding = -extent.length % mmap.PAGESIZE
+                    padding = -extent.length % PAGE_SIZE
                     if padding:
                         os.write(pages_file.fileno(), bytes(padding))
-                    run = (extent.length + padding) // mmap.PAGESIZE
+                    run = (extent.length + padding) // PAGE_SIZE
                     pagemap.add(extent.offset, run)
                     pages += run
             count, pages_id = count + 1, pages_id + 1
@@ -272,8 +303,10 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
 def _choose_ns_id(directory: ImageDirectory) -> int:
     told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
     if len(told) > 1:
-        raise DirectoryError(f"image directory {directory.path}: its ids-*.img name the IPC namespaces "
-                             f"{', '.join(map(str, sorted(told)))}; choose one by --ns-id")
+        raise DirectoryError(
+            f"image directory {directory.path}: its ids-*.img name the IPC namespaces "
+            f"{', '.join(map(str, sorted(told)))}; choose one by --ns-id"
+        )
     return told.pop() if told else 1
 
 
@@ -285,9 +318,9 @@ def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
     files = {name for kind in KINDS if directory.has(name := kind_name(kind, ns_id))}
     if kind_name("shm", ns_id) in files:
         image = directory.image(kind_name("shm", ns_id))
-        for segment in codec.decode_segments(image, lambda shmid, size: (), mmap.PAGESIZE):
+        for segment in codec.decode_segments(image, lambda shmid, size: (), PAGE_SIZE):
             name = pagemap_name(segment.permissions.id)
             if directory.has(name):
-                pages_id, _ = codec.decode_pagemap(directory.image(name), mmap.PAGESIZE)
+                pages_id, _ = codec.decode_pagemap(directory.image(name), PAGE_SIZE)
                 files |= {name, pages_name(pages_id)}
     return files

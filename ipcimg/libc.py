@@ -179,8 +179,10 @@ class _statfs(ctypes.Structure):
 
 
 if platform.machine() not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
-    raise ImportError(f"ipcimg does not know the IPC structures of {platform.machine()}; it supports 64-bit "
-                      f"{', '.join(_PADDED_SEMID_DS + _GENERIC)}")
+    raise ImportError(
+        f"ipcimg does not know the IPC structures of {platform.machine()}; it supports 64-bit "
+        f"{', '.join(_PADDED_SEMID_DS + _GENERIC)}"
+    )
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SHMAT_FAILED = c_void_p(-1).value
@@ -221,6 +223,7 @@ def _signed(key: int) -> int:
 
 # ---- namespaces and mounts -----------------------------------------------------------------
 
+
 def unshare(flags: int) -> None:
     """unshare(2), of the calling thread."""
     _check(_libc.unshare(flags))
@@ -254,6 +257,7 @@ def fstatfs(fd: int) -> tuple[int, int]:
 
 
 # ---- message queues ------------------------------------------------------------------------
+
 
 class MessageBuffer:
     """A struct msgbuf with room bytes of mtext, reused from call to call."""
@@ -293,6 +297,7 @@ def msgctl(msqid: int, cmd: int, ds: msqid_ds | None = None) -> int:
 
 # ---- semaphores ----------------------------------------------------------------------------
 
+
 def semget(key: int, nsems: int, flags: int) -> int:
     """semget(2); key as in images, unsigned."""
     return _check(_libc.semget(_signed(key), c_int(nsems), flags))
@@ -321,6 +326,7 @@ def semctl_getpid(semid: int, semnum: int) -> int:
 
 
 # ---- shared memory -------------------------------------------------------------------------
+
 
 def shmget(key: int, size: int, flags: int) -> int:
     """shmget(2); key as in images, unsigned."""

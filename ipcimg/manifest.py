@@ -32,5 +32,13 @@ class Manifest:
 def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()
-    return Manifest(ipc_ns_id, files, counts, page_size=os.sysconf("SC_PAGE_SIZE"), kernel=uname.release,
-                    machine=uname.machine, created=int(time.time()), tool=f"ipcimg {__version__}")
+    return Manifest(
+        ipc_ns_id,
+        files,
+        counts,
+        page_size=os.sysconf("SC_PAGE_SIZE"),
+        kernel=uname.release,
+        machine=uname.machine,
+        created=int(time.time()),
+        tool=f"ipcimg {__version__}",
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from . import libc, sysctl
 from .create import Creator, owned
@@ -20,7 +20,7 @@ _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
 
 
-def collect(undo: contextlib.ExitStack) -> Iterator[MessageQueue]:
+def collect(undo: contextlib.ExitStack) -> Generator[MessageQueue, None, None]:
     """The queues of the namespace the caller is in.
 
     undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
@@ -35,9 +35,14 @@ def collect(undo: contextlib.ExitStack) -> Iterator[MessageQueue]:
                 continue  # no queue has this index
             raise
         qnum, facts = ds.msg_qnum, _facts(ds)
-        yield MessageQueue(owned(ds.msg_perm, msqid), ds.msg_qbytes, qnum, peeker.messages(msqid, qnum, facts.cbytes), facts)
+        yield MessageQueue(
+            owned(ds.msg_perm, msqid), ds.msg_qbytes, qnum, peeker.messages(msqid, qnum, facts.cbytes), facts
+        )
         try:
-            unchanged = libc.msgctl(index, libc.MSG_STAT_ANY, ds) == msqid and (ds.msg_qnum, _facts(ds)) == (qnum, facts)
+            unchanged = libc.msgctl(index, libc.MSG_STAT_ANY, ds) == msqid and (ds.msg_qnum, _facts(ds)) == (
+                qnum,
+                facts,
+            )
         except OSError:
             unchanged = False
         if not unchanged:
@@ -84,8 +89,10 @@ class _Peeker:
         try:
             self._undo.enter_context(sysctl.temporarily("kernel/msgmax", _INT_MAX))
         except OSError as error:
-            raise ObjectError(f"message queue {msqid}: a message is longer than kernel.msgmax, which cannot be raised: "
-                              f"{explain(error)}") from error
+            raise ObjectError(
+                f"message queue {msqid}: a message is longer than kernel.msgmax, which cannot be raised: "
+                f"{explain(error)}"
+            ) from error
         self._msgmax_raised = True
 
 
@@ -102,5 +109,3 @@ def restore(queue: MessageQueue, creator: Creator) -> None:
         ds = libc.msqid_ds(msg_qbytes=queue.qbytes)
         ds.msg_perm.uid, ds.msg_perm.gid, ds.msg_perm.mode = p.uid, p.gid, p.mode
         libc.msgctl(msqid, libc.IPC_SET, ds)
-
-

@@ -68,6 +68,15 @@ class IpcNamespace:
             os.unlink(path)
             raise NamespaceError(f"pinning the namespace: mounting on {path}: {explain(error)}") from error
 
+    @staticmethod
+    def unpin(path: str) -> None:
+        """Undo pin(). Raises NamespaceError."""
+        try:
+            libc.umount2(path, libc.MNT_DETACH)
+            os.unlink(path)
+        except OSError as error:
+            raise NamespaceError(f"unpinning {path}: {explain(error)}") from error
+
     def close(self) -> None:
         """Let go of the namespace."""
         if self.fd >= 0:
@@ -77,8 +86,9 @@ class IpcNamespace:
     def __enter__(self) -> IpcNamespace:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,8 +24,14 @@ class Restored:
     warnings: tuple[str, ...]
 
 
-def restore(directory: str | os.PathLike[str], target: namespace.IpcNamespace | None = None, *, ns_id: int | None = None,
-            variables: bool | None = None, creator_stays: bool = False) -> Restored:
+def restore(
+    directory: str | os.PathLike[str],
+    target: namespace.IpcNamespace | None = None,
+    *,
+    ns_id: int | None = None,
+    variables: bool | None = None,
+    creator_stays: bool = False,
+) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
 
     target is the namespace, by default the caller's own. variables tells whether the namespace's
@@ -59,8 +64,9 @@ def restore(directory: str | os.PathLike[str], target: namespace.IpcNamespace | 
     return Restored(counts, tuple(warnings))
 
 
-def _make(kind: str, restore_one: Callable[[_T, Creator], None], objects: Iterable[_T],
-          made: list[Callable[[], object]]) -> None:
+def _make(
+    kind: str, restore_one: Callable[[_T, Creator], None], objects: Iterable[_T], made: list[Callable[[], object]]
+) -> None:
     with Preset(kind) as preset:
         creator = Creator(preset, made)
         for one in objects:
@@ -70,9 +76,12 @@ def _make(kind: str, restore_one: Callable[[_T, Creator], None], objects: Iterab
 def _warnings(contents: Contents, final: Variables, counts: Counts, creator_stays: bool) -> list[str]:
     warnings = [
         f"shared memory segment {segment.permissions.id} was removed while still attached; it is now an ordinary one"
-        for segment in contents.segments if segment.permissions.mode & libc.SHM_DEST
+        for segment in contents.segments
+        if segment.permissions.mode & libc.SHM_DEST
     ]
     if final.shm_rmid_forced and counts.segments and not creator_stays:
-        warnings.append("kernel.shm_rmid_forced stays 0: setting it to 1 would destroy the restored segments, which "
-                        "nobody has attached yet")
+        warnings.append(
+            "kernel.shm_rmid_forced stays 0: setting it to 1 would destroy the restored segments, which "
+            "nobody has attached yet"
+        )
     return warnings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from . import libc
 from .create import Creator, owned
@@ -11,7 +11,7 @@ from .errors import ChangedError, ObjectError, explain
 from .model import SemaphoreFacts, SemaphoreSet
 
 
-def collect() -> Iterator[SemaphoreSet]:
+def collect() -> Generator[SemaphoreSet, None, None]:
     """The semaphore sets of the namespace the caller is in. Raises ObjectError, ChangedError."""
     ds = libc.semid_ds()
     for index in range(libc.semctl(0, libc.SEM_INFO) + 1):
@@ -35,8 +35,12 @@ def collect() -> Iterator[SemaphoreSet]:
 def restore(semaphores: SemaphoreSet, creator: Creator) -> None:
     """Make a set as it was. The namespace's limits are wide open. Raises ObjectError."""
     p = semaphores.permissions
-    with creator.making("semaphore set", p, lambda key, flags: libc.semget(key, semaphores.nsems, flags),
-                        lambda semid: libc.semctl(semid, libc.IPC_RMID)) as semid:
+    with creator.making(
+        "semaphore set",
+        p,
+        lambda key, flags: libc.semget(key, semaphores.nsems, flags),
+        lambda semid: libc.semctl(semid, libc.IPC_RMID),
+    ) as semid:
         libc.semctl_setall(semid, semaphores.values)
         ds = libc.semid_ds()
         ds.sem_perm.uid, ds.sem_perm.gid, ds.sem_perm.mode = p.uid, p.gid, p.mode

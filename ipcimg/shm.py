@@ -14,7 +14,7 @@ import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from . import libc
@@ -58,7 +58,7 @@ def _windows(address: int, length: int, droppable: bool, populate: int) -> Itera
             libc.madvise(address + start, size, libc.MADV_DONTNEED)
 
 
-def collect() -> Iterator[SharedMemory]:
+def collect() -> Generator[SharedMemory, None, None]:
     """The segments of the namespace the caller is in, each attached until the next is asked for.
 
     The caller closes the iterator before it lets go of shm_rmid_forced. Raises ObjectError, ChangedError.
@@ -202,8 +202,12 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
     """Make a segment as it was. The namespace's limits are wide open. Raises ObjectError."""
     p = segment.permissions
     huge = segment.hugetlb_flag or 0
-    with creator.making("shared memory segment", p, lambda key, flags: libc.shmget(key, segment.size, flags | huge),
-                        lambda shmid: libc.shmctl(shmid, libc.IPC_RMID)) as shmid:
+    with creator.making(
+        "shared memory segment",
+        p,
+        lambda key, flags: libc.shmget(key, segment.size, flags | huge),
+        lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
+    ) as shmid:
         _fill(shmid, segment, droppable=not huge)
         ds = libc.shmid_ds()
         ds.shm_perm.uid, ds.shm_perm.gid, ds.shm_perm.mode = p.uid, p.gid, p.mode

@@ -15,9 +15,20 @@ ROOT = "/proc/sys"
 UNSET = -1  # a preset that nobody has armed
 
 
+def _open(name: str, flags: int) -> int:
+    try:
+        return os.open(f"{ROOT}/{name}", flags | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        if name.endswith("_next_id"):
+            error.strerror = (
+                "there is no such variable: the kernel lacks CONFIG_CHECKPOINT_RESTORE, or /proc/sys is hidden"
+            )
+        raise
+
+
 def read(name: str) -> str:
     """The value of a variable, name being its path below /proc/sys. Raises OSError."""
-    with open(f"{ROOT}/{name}") as file:
+    with open(_open(name, os.O_RDONLY)) as file:
         return file.read().strip()
 
 
@@ -28,7 +39,7 @@ def read_int(name: str) -> int:
 
 def write(name: str, value: int | str) -> None:
     """Set a variable. Raises OSError, with EINVAL for a value outside the kernel's range."""
-    fd = os.open(f"{ROOT}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    fd = _open(name, os.O_WRONLY)
     try:
         os.write(fd, str(value).encode())
     except OSError as error:
@@ -63,7 +74,7 @@ class Preset:
 
     def __init__(self, kind: str) -> None:
         self.name = f"kernel/{kind}_next_id"
-        self._fd = os.open(f"{ROOT}/{self.name}", os.O_WRONLY | os.O_CLOEXEC)
+        self._fd = _open(self.name, os.O_WRONLY)
         self._armed = False
 
     def arm(self, wanted: int) -> None:
@@ -78,8 +89,9 @@ class Preset:
     def __enter__(self) -> Preset:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if self._armed:
                 os.pwrite(self._fd, b"%d" % UNSET, 0)

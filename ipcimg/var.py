@@ -25,7 +25,14 @@ _PATHS = {
     "mq_msgsize_default": "fs/mqueue/msgsize_default",
 }
 # A kernel built without POSIX message queues has none of these; CRIU writes 0 then.
-_MAY_BE_MISSING = ("auto_msgmni", "mq_queues_max", "mq_msg_max", "mq_msgsize_max", "mq_msg_default", "mq_msgsize_default")
+_MAY_BE_MISSING = (
+    "auto_msgmni",
+    "mq_queues_max",
+    "mq_msg_max",
+    "mq_msgsize_max",
+    "mq_msg_default",
+    "mq_msgsize_default",
+)
 SEM = "kernel/sem"
 RMID_FORCED = "kernel/shm_rmid_forced"
 _PRESETS = {f"{kind}_next_id": f"kernel/{kind}_next_id" for kind in ("msg", "sem", "shm")}
@@ -66,8 +73,14 @@ def wide_open(before: Variables) -> Iterator[None]:
     try:
         with doing("opening the namespace's limits"):
             _set(RMID_FORCED, before.shm_rmid_forced, 0)
-            for name, value in (("msg_ctlmax", _INT_MAX), ("msg_ctlmnb", _INT_MAX), ("msg_ctlmni", _IPCMNI),
-                                ("shm_ctlmax", _UNLIMITED), ("shm_ctlall", _UNLIMITED), ("shm_ctlmni", _IPCMNI)):
+            for name, value in (
+                ("msg_ctlmax", _INT_MAX),
+                ("msg_ctlmnb", _INT_MAX),
+                ("msg_ctlmni", _IPCMNI),
+                ("shm_ctlmax", _UNLIMITED),
+                ("shm_ctlall", _UNLIMITED),
+                ("shm_ctlmni", _IPCMNI),
+            ):
                 present = getattr(before, name)
                 _set(_PATHS[name], present, max(present, value))
             semmsl, semmns, semopm, semmni = before.sem_ctls

@@ -1,0 +1,66 @@
+"""Numbers in words: keys, modes, sizes, times and bytes as people read them. Knows no image and no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+SHM_DEST, SHM_LOCKED = 0o1000, 0o2000  # linux/shm.h
+_UNITS = "BKMGTPE"
+
+
+def key(value: int) -> str:
+    """A key_t as lsipc(1) prints it."""
+    return f"{value:#010x}"
+
+
+def perms(mode: int) -> str:
+    """The nine permission bits, as ls(1) has them."""
+    return "".join(letter if mode >> (8 - n) & 1 else "-" for n, letter in enumerate("rwxrwxrwx"))
+
+
+def size(value: int) -> str:
+    """Bytes with a unit, as lsipc(1) prints them: 1.5K, 64M."""
+    if value < 1024:
+        return f"{value}B"
+    exponent = min((value.bit_length() - 1) // 10, len(_UNITS) - 1)
+    tenths = (value * 10 + (1 << (10 * exponent - 1))) >> (10 * exponent)
+    return f"{tenths // 10}{_UNITS[exponent]}" if tenths % 10 == 0 else f"{tenths / 10:.1f}{_UNITS[exponent]}"
+
+
+def segment_status(mode: int, hugetlb_flag: int | None) -> str:
+    """What is special about a segment."""
+    words = [word for bit, word in ((SHM_DEST, "dest"), (SHM_LOCKED, "locked")) if mode & bit]
+    if hugetlb_flag is not None:
+        words.append("hugetlb")
+    return ",".join(words)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def preview(body: bytes, width: int = 48) -> str:
+    """The beginning of a message in printable ASCII; a terminal obeys none of it."""
+    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in body[:width])
+    return text + ("…" if len(body) > width else "")
+
+
+def hex_dump(body: bytes) -> Iterator[str]:
+    """Sixteen bytes a line, as `hexdump -C` prints them."""
+    for start in range(0, len(body), 16):
+        row = body[start : start + 16]
+        codes = " ".join(f"{byte:02x}" for byte in row[:8]) + "  " + " ".join(f"{byte:02x}" for byte in row[8:])
+        yield f"{start:08x}  {codes:<48}  |{preview(row)}|"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:
+    """Columns as wide as what is in them; right names the heads of those that are aligned to the right."""
+    widths = [max(len(row[n]) for row in (heads, *rows)) for n in range(len(heads))]
+    to_right = right.split()
+    for row in (heads, *rows):
+        cells = (
+            cell.rjust(width) if head in to_right else cell.ljust(width)
+            for head, cell, width in zip(heads, row, widths, strict=True)
+        )
+        yield " ".join(cells).rstrip()

@@ -1,0 +1,329 @@
+"""The inspector: images → model → text or JSON. No kernel anywhere.
+
+Text comes in pieces that end with a newline, and streams: a table is aligned block by block, so memory does not grow
+with the image. JSON has the shape of `crit decode`; what ipcimg adds to an entry stands under "ipcimg".
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import codec, describe, imageset, model
+from .directory import KINDS, ImageDirectory, kind_name, manifest_name, pagemap_name
+from .errors import DirectoryError, ImageError, explain
+from .image import ImageFile
+from .manifest import Manifest
+
+_BLOCK = 4096  # rows that are aligned to each other
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How much is to be shown, and how."""
+
+    messages: int | None = 10  # of each queue; None for all
+    hex: bool = False
+    json: bool = False
+
+
+def show(path: str, ns_id: int | None, view: View) -> Iterator[str]:
+    """What to print for an image or an image directory. Raises ImageError, DirectoryError."""
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        raise DirectoryError(f"{path}: {explain(error).removeprefix(f'{path}: ')}") from error
+    if not is_directory:
+        yield from _image(_open(path), view)
+        return
+    directory = ImageDirectory(path)
+    sets = directory.sets()
+    for n, this in enumerate(sets if ns_id is None and len(sets) > 1 else [directory.the_set(ns_id)]):
+        if n and not view.json:
+            yield "\n"
+        yield from _set(imageset.ImageSet(directory, this), view)
+
+
+def _open(path: str) -> ImageFile:
+    # A symbolic link that the user names is followed; inside directories none is.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageError(path, None, explain(error).removeprefix(f"{path}: ")) from error
+    return ImageFile(fd, path)
+
+
+def _set(images: imageset.ImageSet, view: View) -> Iterator[str]:
+    if view.json:
+        names = [kind_name(kind, images.ns_id) for kind in KINDS]
+        pagemaps = (pagemap_name(segment.permissions.id) for segment in images.contents.segments)
+        for name in (*filter(images.directory.has, names), *filter(images.directory.has, pagemaps)):
+            yield from _image(images.directory.image(name), view)
+        return
+    yield f"IPC namespace {images.ns_id}, {describe.printable(images.directory.path)}\n"
+    if images.manifest is None:
+        yield f"no {manifest_name(images.ns_id)}: the set is not ipcimg's, and nothing says that it is whole\n"
+    else:
+        yield from _manifest_text([images.manifest], view)
+    yield from _titled("Variables", _variables_text([images.contents.variables], view))
+    yield from _titled("Shared memory segments", _segments_text(images.contents.segments, view, data=True))
+    yield from _titled("Message queues", _queues_text(images.contents.queues, view))
+    yield from _titled("Semaphore sets", _semaphores_text(images.contents.semaphores, view))
+
+
+def _titled(title: str, pieces: Iterator[str]) -> Iterator[str]:
+    first = next(pieces, None)
+    if first is not None:
+        yield f"\n{title}\n{first}"
+        yield from pieces
+
+
+def _image(image: ImageFile, view: View) -> Iterator[str]:
+    kind = codec.kind_of(image)
+    if kind not in _KINDS:
+        raise ImageError(image.path, None, f"is of kind {kind}; ipcimg-show looks into {', '.join(_KINDS)}")
+    this = _KINDS[kind]
+    if not view.json:
+        yield from this.text(this.decode(image), view)
+        return
+    yield f'{{"magic": "{kind}", "entries": ['
+    separator = ""
+    for one in this.decode(image):
+        for entry in this.entries(one):
+            yield separator
+            yield from entry
+            separator = ", "
+    yield "]}\n"
+
+
+# ---- text ----------------------------------------------------------------------------------
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: str, indent: str = "") -> Iterator[str]:
+    rows = iter(rows)
+    while block := list(itertools.islice(rows, _BLOCK)):
+        for line in describe.table(heads, block, right):
+            yield f"{indent}{line}\n"
+
+
+def _common(p: model.Permissions) -> tuple[str, ...]:
+    return describe.key(p.key), str(p.id), describe.perms(p.mode), str(p.uid), str(p.gid)
+
+
+# Names of users are those of the machine that was dumped; here only their numbers mean anything.
+_COMMON = ("KEY", "ID", "PERMS", "UID", "GID")
+_RIGHT = "ID UID GID SIZE DATA USED-BYTES QBYTES MESSAGES NSEMS NATTCH CPID LPID LSPID LRPID OFFSET PAGES N TYPE"
+
+
+def _fact(facts: object | None, name: str) -> str:
+    return "-" if facts is None else str(getattr(facts, name))
+
+
+def _queues_text(queues: Iterable[model.MessageQueue], view: View) -> Iterator[str]:
+    heads = (*_COMMON, "USED-BYTES", "QBYTES", "MESSAGES", "LSPID", "LRPID")
+
+    def row(queue: model.MessageQueue) -> Sequence[str]:
+        used = sum(len(message.body) for message in queue.messages) if queue.facts is None else queue.facts.cbytes
+        return (
+            *_common(queue.permissions),
+            describe.size(used),
+            describe.size(queue.qbytes),
+            str(queue.qnum),
+            _fact(queue.facts, "lspid"),
+            _fact(queue.facts, "lrpid"),
+        )
+
+    yield from _table(heads, map(row, queues), _RIGHT)
+    if view.messages != 0:
+        for queue in queues:
+            if queue.qnum:
+                yield f"\nMessages of queue {queue.permissions.id}\n"
+                yield from _messages_text(queue, view)
+
+
+def _messages_text(queue: model.MessageQueue, view: View) -> Iterator[str]:
+    shown = queue.qnum if view.messages is None else min(view.messages, queue.qnum)
+    numbered = enumerate(itertools.islice(queue.messages, shown))
+    if view.hex:
+        for n, message in numbered:
+            yield f"{n}: type {message.type}, {len(message.body)} bytes\n"
+            for line in describe.hex_dump(message.body):
+                yield f"    {line}\n"
+    else:
+        rows = (
+            (str(n), str(message.type), describe.size(len(message.body)), describe.preview(message.body))
+            for n, message in numbered
+        )
+        yield from _table(("N", "TYPE", "SIZE", "PREVIEW"), rows, _RIGHT, "    ")
+    if shown < queue.qnum:
+        yield f"    … and {queue.qnum - shown} more (--all)\n"
+
+
+def _semaphores_text(sets: Iterable[model.SemaphoreSet], view: View) -> Iterator[str]:
+    del view
+
+    def row(one: model.SemaphoreSet) -> Sequence[str]:
+        values = " ".join(map(str, one.values[:16])) + (" …" if one.nsems > 16 else "")
+        return (*_common(one.permissions), str(one.nsems), values)
+
+    yield from _table((*_COMMON, "NSEMS", "VALUES"), map(row, sets), _RIGHT)
+
+
+def _segments_text(segments: Iterable[model.SharedMemory], view: View, data: bool = False) -> Iterator[str]:
+    del view
+    heads = (*_COMMON, "SIZE", *(["DATA"] if data else []), "NATTCH", "STATUS", "CPID", "LPID")
+
+    def row(one: model.SharedMemory) -> Sequence[str]:
+        stored = [describe.size(sum(extent.length for extent in one.extents))] if data else []
+        return (
+            *_common(one.permissions),
+            describe.size(one.size),
+            *stored,
+            _fact(one.facts, "nattch"),
+            describe.segment_status(one.permissions.mode, one.hugetlb_flag),
+            _fact(one.facts, "cpid"),
+            _fact(one.facts, "lpid"),
+        )
+
+    yield from _table(heads, map(row, segments), _RIGHT)
+
+
+def _pagemap_text(parts: Iterable[object], view: View) -> Iterator[str]:
+    del view
+    head, *runs = parts
+    yield f"pages-{head}.img\n"
+    rows = (
+        (f"{run.offset:#x}", str(run.pages), "parent" if run.in_parent else "")
+        for run in runs
+        if isinstance(run, codec.PageRun)
+    )
+    yield from _table(("OFFSET", "PAGES", "STATUS"), rows, _RIGHT)
+
+
+def _variables_text(variables: Iterable[model.Variables], view: View) -> Iterator[str]:
+    del view
+    for one in variables:
+        values = dataclasses.asdict(one) | {"sem_ctls": " ".join(map(str, one.sem_ctls))}
+        rows = [(name, str(value)) for name, value in values.items() if value is not None]
+        yield from _table(("NAME", "VALUE"), rows, "")
+
+
+def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
+    del view
+    for one in manifests:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.created))
+        yield (
+            f"dumped {when} by {describe.printable(one.tool)} on Linux {describe.printable(one.kernel)} "
+            f"{describe.printable(one.machine)}: {len(one.files)} files, {describe.size(sum(one.files.values()))}\n"
+        )
+
+
+# ---- JSON in crit's shape ------------------------------------------------------------------
+
+_Entry = Iterator[str]  # the pieces of one entry
+
+
+def _whole(entry: dict[str, Any]) -> _Entry:
+    yield json.dumps(entry)
+
+
+def _desc(p: model.Permissions) -> dict[str, int]:
+    return dataclasses.asdict(p)
+
+
+def _with_facts(facts: Any | None) -> dict[str, Any]:
+    return {} if facts is None else {"ipcimg": dataclasses.asdict(facts)}
+
+
+def _base64(data: bytes) -> str:
+    return base64.encodebytes(data).decode()
+
+
+def _queue_entries(queue: model.MessageQueue) -> Iterator[_Entry]:
+    def pieces() -> _Entry:
+        entry = {"desc": _desc(queue.permissions), "qbytes": queue.qbytes, "qnum": queue.qnum}
+        entry |= _with_facts(queue.facts)
+        yield json.dumps(entry)[:-1] + ', "extra": ['
+        separator = ""
+        for message in queue.messages:
+            head = json.dumps({"mtype": message.type, "msize": len(message.body)})
+            yield f"{separator}{head}, {json.dumps(_base64(message.body))}"
+            separator = ", "
+        yield "]}"
+
+    yield pieces()
+
+
+def _semaphore_entries(one: model.SemaphoreSet) -> Iterator[_Entry]:
+    yield _whole(
+        {"desc": _desc(one.permissions), "nsems": one.nsems, **_with_facts(one.facts), "extra": one.values.tolist()}
+    )
+
+
+def _segment_entries(one: model.SharedMemory) -> Iterator[_Entry]:
+    # Those that find their pages elsewhere have no extents here: see _KINDS.
+    inline = next(iter(one.extents), None)
+    content: dict[str, Any] = {"in_pagemaps": True}
+    if inline is not None:
+        data = bytearray(inline.length)
+        inline.read_into(memoryview(data))
+        content = {"extra": _base64(bytes(data))}
+    huge = {} if one.hugetlb_flag is None else {"hugetlb_flag": one.hugetlb_flag}
+    yield _whole({"desc": _desc(one.permissions), "size": one.size, **huge, **content, **_with_facts(one.facts)})
+
+
+def _pagemap_entries(part: object) -> Iterator[_Entry]:
+    if isinstance(part, codec.PageRun):
+        yield _whole({"vaddr": part.offset, "nr_pages": part.pages, "in_parent": part.in_parent})
+    else:
+        yield _whole({"pages_id": part})
+
+
+def _variables_entries(one: model.Variables) -> Iterator[_Entry]:
+    yield _whole({name: value for name, value in dataclasses.asdict(one).items() if value is not None})
+
+
+def _manifest_entries(one: Manifest) -> Iterator[_Entry]:
+    yield _whole(dataclasses.asdict(one))
+
+
+# ---- the kinds -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    decode: Callable[[ImageFile], Iterable[Any]]  # can be iterated again and again
+    text: Callable[[Any, View], Iterator[str]]
+    entries: Callable[[Any], Iterator[_Entry]]
+
+
+def _decoded(decode: Callable[[ImageFile], Iterator[Any]]) -> Callable[[ImageFile], Iterable[Any]]:
+    return lambda image: imageset.Decoded(lambda: decode(image))
+
+
+def _pagemap(image: ImageFile) -> Iterator[object]:
+    pages_id, runs = codec.decode_pagemap(image, imageset.PAGE_SIZE)
+    yield pages_id
+    yield from runs
+
+
+def _segments(image: ImageFile) -> Iterator[model.SharedMemory]:
+    return codec.decode_segments(image, lambda shmid, size: (), imageset.PAGE_SIZE)
+
+
+_KINDS = {
+    "IPC_VAR": _Kind(lambda image: [codec.decode_variables(image)], _variables_text, _variables_entries),
+    "IPCNS_SHM": _Kind(_decoded(_segments), _segments_text, _segment_entries),
+    "IPCNS_MSG": _Kind(_decoded(codec.decode_queues), _queues_text, _queue_entries),
+    "IPCNS_SEM": _Kind(_decoded(codec.decode_semaphores), _semaphores_text, _semaphore_entries),
+    "PAGEMAP": _Kind(_decoded(_pagemap), _pagemap_text, _pagemap_entries),
+    "IPCIMG_MANIFEST": _Kind(lambda image: [codec.decode_manifest(image)], _manifest_text, _manifest_entries),
+}
