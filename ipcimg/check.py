@@ -8,19 +8,18 @@ the same id, and compare.
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import mmap
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import libc, namespace
 from .errors import IpcimgError, explain
-from .sysctl import Preset
+from .preset import Preset
 
 _KEY = 0x1C9E7001  # nothing else is in the namespace
 
@@ -60,15 +59,19 @@ def check(feature: str) -> Result:
     return Result(feature, None)
 
 
-@contextlib.contextmanager
-def _throwaway() -> Iterator[None]:
-    with namespace.new() as made, made.entered():
-        yield
+def _throwaway(act: Callable[[], None]) -> Callable[[], None]:
+    """act, in a new IPC namespace that goes with the thread that act is called in."""
+
+    def call() -> None:
+        with namespace.new() as made:
+            made.enter()
+        act()
+
+    return lambda: namespace.aside(call)
 
 
 def _ipc_namespace() -> None:
-    with _throwaway():
-        libc.msgget(_KEY, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+    libc.msgget(_KEY, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
 
 
 _MESSAGES = ((1, b"first of two"), (1 << 62, b""))
@@ -102,11 +105,10 @@ def _qnum(msqid: int) -> int:
 
 
 def _msg_copy() -> None:
-    with _throwaway():
-        msqid = libc.msgget(_KEY, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-        _send(msqid)
-        _expect("the messages", _peek(msqid), list(_MESSAGES))
-        _expect("the number of messages after reading them", _qnum(msqid), len(_MESSAGES))
+    msqid = libc.msgget(_KEY, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+    _send(msqid)
+    _expect("the messages", _peek(msqid), list(_MESSAGES))
+    _expect("the number of messages after reading them", _qnum(msqid), len(_MESSAGES))
 
 
 def _expect(what: str, found: object, wanted: object) -> None:
@@ -122,30 +124,29 @@ def _next_id(
     read: Callable[[int], object],
 ) -> None:
     create = libc.IPC_CREAT | libc.IPC_EXCL | 0o600
-    with _throwaway():
-        first = get(create)
-        fill(first)
-        before = read(first)
-        remove(first)
-        try:
-            preset = Preset(kind)
-        except PermissionError:
-            raise _Unsupported(
-                f"writing /proc/sys/kernel/{kind}_next_id needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN "
-                "over the namespace, and /proc/sys mounted writable"
-            ) from None
-        except OSError as error:
-            if error.errno == errno.EROFS:
-                raise _Unsupported("/proc/sys is mounted read-only") from error
-            raise
-        with preset:
-            preset.arm(first)
-            second = get(create)
-            preset.taken()
-        _expect("the id of the second object", second, first)
-        fill(second)
-        _expect("the content of the second object", read(second), before)
-        remove(second)
+    first = get(create)
+    fill(first)
+    before = read(first)
+    remove(first)
+    try:
+        made = Preset(kind)
+    except PermissionError:
+        raise _Unsupported(
+            f"writing /proc/sys/kernel/{kind}_next_id needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN "
+            "over the namespace, and /proc/sys mounted writable"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise _Unsupported("/proc/sys is mounted read-only") from error
+        raise
+    with made as preset:
+        preset.arm(first)
+        second = get(create)
+        preset.taken()
+    _expect("the id of the second object", second, first)
+    fill(second)
+    _expect("the content of the second object", read(second), before)
+    remove(second)
 
 
 def _msg_next_id() -> None:
@@ -193,22 +194,19 @@ def _shm_next_id() -> None:
 
 
 def _map_files() -> None:
-    with _throwaway():
-        shmid = libc.shmget(_KEY, mmap.PAGESIZE, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-        address = libc.shmat(shmid, libc.SHM_RDONLY)
-        try:
-            os.close(
-                os.open(f"/proc/self/map_files/{address:x}-{address + mmap.PAGESIZE:x}", os.O_RDONLY | os.O_CLOEXEC)
-            )
-        except FileNotFoundError:
-            raise _Unsupported("there is no /proc/self/map_files") from None
-        except PermissionError:
-            raise _Unsupported(
-                "opening /proc/self/map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN on the "
-                "machine itself; without it holes are found by mincore"
-            ) from None
-        finally:
-            libc.shmdt(address)
+    shmid = libc.shmget(_KEY, mmap.PAGESIZE, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+    address = libc.shmat(shmid, libc.SHM_RDONLY)
+    try:
+        os.close(os.open(f"/proc/self/map_files/{address:x}-{address + mmap.PAGESIZE:x}", os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise _Unsupported("there is no /proc/self/map_files") from None
+    except PermissionError:
+        raise _Unsupported(
+            "opening /proc/self/map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN on the "
+            "machine itself; without it holes are found by mincore"
+        ) from None
+    finally:
+        libc.shmdt(address)
 
 
 def _in_child(act: Callable[[], object]) -> None:
@@ -287,12 +285,12 @@ def _await_line(path: str, wanted: str) -> None:
 
 
 FEATURES: dict[str, Callable[[], None]] = {
-    "ipc_namespace": _ipc_namespace,
+    "ipc_namespace": _throwaway(_ipc_namespace),
     "user_namespace": _user_namespace,
-    "msg_copy": _msg_copy,
-    "msg_next_id": _msg_next_id,
-    "sem_next_id": _sem_next_id,
-    "shm_next_id": _shm_next_id,
-    "map_files": _map_files,
+    "msg_copy": _throwaway(_msg_copy),
+    "msg_next_id": _throwaway(_msg_next_id),
+    "sem_next_id": _throwaway(_sem_next_id),
+    "shm_next_id": _throwaway(_shm_next_id),
+    "map_files": _throwaway(_map_files),
     "cgroup_freeze": _cgroup_freeze,
 }

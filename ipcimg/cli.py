@@ -173,6 +173,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .dump import dump
 
     with _namespace(options) as source:
+        source.enter()  # for good: not everybody who may go there may come back
         counts = dump(
             options.images_dir, source, ns_id=options.ns_id, force=options.force, criu_exact=options.criu_exact
         )
@@ -192,6 +193,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.new_ns and not (options.pin or command):
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
     with namespace.new() if options.new_ns else _namespace(options) as target:
+        target.enter()
         restored = restore(
             options.images_dir, target, ns_id=options.ns_id, variables=options.vars, creator_stays=bool(command)
         )
@@ -203,7 +205,6 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         if not command:
             return DONE
         sys.stdout.flush()
-        target.enter()
         try:
             # In this very process: it is the creator of the segments, and keeps them alive.
             os.execvp(command[0], command)

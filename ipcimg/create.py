@@ -14,7 +14,7 @@ from . import libc
 from .errors import KernelError, ObjectError, explain
 from .interrupts import deferred
 from .model import Permissions
-from .sysctl import Preset
+from .preset import Preset
 
 _WHY = {
     errno.EEXIST: "there is another object with that key in the namespace",

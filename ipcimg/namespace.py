@@ -11,13 +11,15 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from . import libc
 from .errors import NamespaceError, explain
 
 INITIAL_INODE = 0xEFFFFFFF  # PROC_IPC_INIT_INO: the namespace the machine booted with
+_T = TypeVar("_T")
 _OWN = "/proc/thread-self/ns/ipc"
 
 
@@ -45,8 +47,19 @@ class IpcNamespace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Be in the namespace inside the with block, and back where one was after it."""
+        """Be in the namespace inside the with block, and back where one was after it.
+
+        Raises NamespaceError, before anything happens, where there would be no way back: root of a
+        user namespace may leave an IPC namespace that belongs to another one, but not return to it.
+        """
         with own() as home:
+            if self.inode != home.inode:
+                try:
+                    libc.setns(home.fd, libc.CLONE_NEWIPC)
+                except OSError as error:
+                    raise NamespaceError(
+                        f"entering {self.described}: there would be no way back: {explain(error)}; enter() it for good"
+                    ) from error
             self.enter()
             try:
                 yield
@@ -114,23 +127,34 @@ def new() -> IpcNamespace:
 
     Needs CAP_SYS_ADMIN. Raises NamespaceError.
     """
-    made: list[IpcNamespace | OSError] = []
 
-    def make() -> None:
+    def make() -> IpcNamespace:
+        libc.unshare(libc.CLONE_NEWIPC)
+        return _open(_OWN, "the new IPC namespace")
+
+    try:
+        return aside(make)
+    except OSError as error:
+        raise NamespaceError(f"making an IPC namespace: {explain(error)}") from error
+
+
+def aside(act: Callable[[], _T]) -> _T:
+    """Call act in a thread of its own, which can go into a namespace without having to come back."""
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
         try:
-            libc.unshare(libc.CLONE_NEWIPC)
-            made.append(_open(_OWN, "the new IPC namespace"))
-        except OSError as error:
-            made.append(error)
+            results.append(act())
+        except BaseException as error:
+            errors.append(error)
 
-    # A thread of its own: the caller stays where it is, and nothing has to be undone.
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=call)
     thread.start()
     thread.join()
-    [result] = made
-    if isinstance(result, OSError):
-        raise NamespaceError(f"making an IPC namespace: {explain(result)}") from result
-    return result
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _open(path: str, described: str) -> IpcNamespace:

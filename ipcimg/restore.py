@@ -11,7 +11,7 @@ from . import imageset, interrupts, libc, msg, namespace, sem, shm, var
 from .create import Creator, unmake
 from .errors import KernelError, explain
 from .model import Contents, Counts, Variables
-from .sysctl import Preset
+from .preset import Preset
 
 _T = TypeVar("_T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from . import sysctl
+from . import preset, sysctl
 from .errors import doing
 from .model import Variables
 
@@ -35,7 +35,6 @@ _MAY_BE_MISSING = (
 )
 SEM = "kernel/sem"
 RMID_FORCED = "kernel/shm_rmid_forced"
-_PRESETS = {f"{kind}_next_id": f"kernel/{kind}_next_id" for kind in ("msg", "sem", "shm")}
 
 _INT_MAX = (1 << 31) - 1
 _IPCMNI = 32768  # linux/ipc.h: the most objects of a kind
@@ -53,9 +52,9 @@ def collect() -> Variables:
                 if name not in _MAY_BE_MISSING:
                     raise
                 values[name] = None if name.endswith("_default") else 0
-        for name, path in _PRESETS.items():
-            preset = sysctl.read_int(path)
-            values[name] = None if preset == sysctl.UNSET else preset
+        for kind in preset.KINDS:
+            armed = sysctl.read_int(preset.name(kind))
+            values[f"{kind}_next_id"] = None if armed == preset.UNSET else armed
         a, b, c, d = map(int, sysctl.read(SEM).split())
         forced = sysctl.read_int(RMID_FORCED)
         return Variables(sem_ctls=(a, b, c, d), shm_rmid_forced=forced, **values)  # type: ignore[arg-type]
@@ -100,6 +99,10 @@ def apply(variables: Variables, *, rmid_forced: bool) -> None:
     """
     with doing("setting the namespace's variables"):
         present = collect()
+        # Disarming makes an object, for which the final limits may have no room.
+        for kind in preset.KINDS:
+            if getattr(variables, f"{kind}_next_id") is None:
+                preset.disarm(kind)
         for name, path in _PATHS.items():
             wanted = getattr(variables, name)
             if wanted is not None:
@@ -107,10 +110,10 @@ def apply(variables: Variables, *, rmid_forced: bool) -> None:
         if variables.sem_ctls != present.sem_ctls:
             sysctl.write(SEM, " ".join(map(str, variables.sem_ctls)))
         _set(RMID_FORCED, present.shm_rmid_forced, variables.shm_rmid_forced if rmid_forced else 0)
-        for name, path in _PRESETS.items():
-            wanted, now = getattr(variables, name), getattr(present, name)
-            if wanted != now:
-                sysctl.write(path, sysctl.UNSET if wanted is None else wanted)
+        for kind in preset.KINDS:
+            wanted = getattr(variables, f"{kind}_next_id")
+            if wanted is not None:
+                sysctl.write(preset.name(kind), wanted)
 
 
 def _set(path: str, present: int | None, wanted: int) -> None:

@@ -1,0 +1,1 @@
+"""Tests on the real kernel, each in IPC namespaces of its own. They need root."""

@@ -1,0 +1,242 @@
+"""What an IPC namespace holds, seen without any code of ipcimg's.
+
+Everything comes from /proc/sysvipc, /proc/sys, and plain system calls made here: messages are
+received (which takes them off the queue), segments attached, semaphores read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.msgrcv.restype = ctypes.c_ssize_t
+_libc.msgrcv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long, ctypes.c_int)
+_libc.msgsnd.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.shmat.restype = ctypes.c_void_p
+_libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_libc.shmdt.argtypes = (ctypes.c_void_p,)
+_libc.shmget.argtypes = (ctypes.c_int, ctypes.c_size_t, ctypes.c_int)
+
+CREATE = 0o3000  # IPC_CREAT | IPC_EXCL
+_NOWAIT = 0o4000
+_CLONE_NEWIPC = 0x08000000
+_LIMITS = ("msgmax", "msgmnb", "msgmni", "shmmax", "shmall", "shmmni", "sem", "shm_rmid_forced")
+_PRESETS = ("msg_next_id", "sem_next_id", "shm_next_id")
+_MQUEUE = ("queues_max", "msg_max", "msgsize_max", "msg_default", "msgsize_default")
+
+
+def check(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def signed(key: int) -> int:
+    return key - (1 << 32) if key >= 1 << 31 else key
+
+
+class Namespace:
+    """An IPC namespace that a process of its own keeps alive."""
+
+    def __init__(self) -> None:
+        self.holder = subprocess.Popen(
+            ["unshare", "-i", "sh", "-c", "echo; exec sleep 3600"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"\n"
+        self.pid = self.holder.pid
+        self.path = f"/proc/{self.pid}/ns/ipc"
+
+    def close(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
+        assert self.holder.stdout is not None
+        self.holder.stdout.close()
+
+    def do(self, act: Callable[[], T]) -> T:
+        """Call act in the namespace; setns(2) moves the one thread that does it."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def enter() -> None:
+            try:
+                fd = os.open(self.path, os.O_RDONLY)
+                check(_libc.setns(fd, _CLONE_NEWIPC))
+                os.close(fd)
+                results.append(act())
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+# ---- making objects ------------------------------------------------------------------------
+
+
+def preset(kind: str, wanted: int) -> None:
+    set_variable(f"kernel/{kind}_next_id", wanted)
+
+
+def set_variable(name: str, value: object) -> None:
+    with open(f"/proc/sys/{name}", "w") as file:
+        file.write(str(value))
+
+
+def queue(
+    key: int = 0, mode: int = 0o600, messages: Sequence[tuple[int, bytes]] = (), wanted: int | None = None
+) -> int:
+    if wanted is not None:
+        preset("msg", wanted)
+    msqid = check(_libc.msgget(signed(key), CREATE | mode))
+    assert wanted in (None, msqid)
+    for mtype, body in messages:
+        check(_libc.msgsnd(msqid, struct.pack("q", mtype) + body, len(body), _NOWAIT))
+    return msqid
+
+
+def semaphores(key: int = 0, values: Sequence[int] = (0,), mode: int = 0o600, wanted: int | None = None) -> int:
+    if wanted is not None:
+        preset("sem", wanted)
+    semid = check(_libc.semget(signed(key), len(values), CREATE | mode))
+    assert wanted in (None, semid)
+    check(_libc.semctl(semid, 0, 17, struct.pack(f"{len(values)}H", *values)))  # SETALL
+    return semid
+
+
+def segment(
+    key: int = 0,
+    size: int = 1,
+    data: Sequence[tuple[int, bytes]] = (),
+    mode: int = 0o600,
+    flags: int = 0,
+    wanted: int | None = None,
+) -> int:
+    if wanted is not None:
+        preset("shm", wanted)
+    shmid = check(_libc.shmget(signed(key), size, CREATE | mode | flags))
+    assert wanted in (None, shmid)
+    if data:
+        address = attach(shmid)
+        for offset, content in data:
+            ctypes.memmove(address + offset, content, len(content))
+        detach(address)
+    return shmid
+
+
+def attach(shmid: int) -> int:
+    address: int = _libc.shmat(shmid, None, 0)
+    check(-1 if address in (None, (1 << 64) - 1) else 0)
+    return address
+
+
+def detach(address: int) -> None:
+    check(_libc.shmdt(address))
+
+
+_CTL = {"msg": (_libc.msgctl, 20, 48), "shm": (_libc.shmctl, 20, 48)}
+
+
+def remove(kind: str, object_id: int) -> None:
+    check(_libc.semctl(object_id, 0, 0) if kind == "sem" else _CTL[kind][0](object_id, 0, None))
+
+
+def own(kind: str, object_id: int, uid: int, gid: int) -> None:
+    """IPC_SET of the owner alone."""
+    ds = ctypes.create_string_buffer(256)
+
+    def ctl(command: int) -> None:
+        check(_libc.semctl(object_id, 0, command, ds) if kind == "sem" else _CTL[kind][0](object_id, command, ds))
+
+    ctl(2)
+    struct.pack_into("II", ds, 4, uid, gid)
+    ctl(1)
+
+
+# ---- looking at them -----------------------------------------------------------------------
+
+
+def table(kind: str) -> dict[int, dict[str, int]]:
+    """/proc/sysvipc/{msg,sem,shm} by id; perms is octal there."""
+    with open(f"/proc/sysvipc/{kind}") as file:
+        names = file.readline().split()
+        rows = [dict(zip(names, line.split(), strict=True)) for line in file]
+    parsed = [{name: int(text, 8 if name == "perms" else 10) for name, text in row.items()} for row in rows]
+    return {row[names[1]]: row for row in parsed}
+
+
+def receive_all(msqid: int) -> list[tuple[int, bytes]]:
+    """Take all messages off a queue."""
+    buffer = ctypes.create_string_buffer(8 + (1 << 20))
+    found: list[tuple[int, bytes]] = []
+    while True:
+        size = _libc.msgrcv(msqid, buffer, 1 << 20, 0, _NOWAIT)
+        if size < 0:
+            if ctypes.get_errno() == 42:  # ENOMSG
+                return found
+            check(-1)
+        found.append((struct.unpack_from("q", buffer)[0], buffer.raw[8 : 8 + size]))
+
+
+def qbytes(msqid: int) -> int:
+    ds = ctypes.create_string_buffer(256)
+    check(_libc.msgctl(msqid, 2, ds))
+    return int(struct.unpack_from("Q", ds, 88)[0])  # msqid64_ds.msg_qbytes
+
+
+def values(semid: int, nsems: int) -> tuple[int, ...]:
+    array = ctypes.create_string_buffer(2 * nsems)
+    check(_libc.semctl(semid, 0, 13, array))  # GETALL
+    return struct.unpack(f"{nsems}H", array.raw)
+
+
+def content(shmid: int, size: int) -> bytes:
+    address = attach(shmid)
+    found = ctypes.string_at(address, size)
+    detach(address)
+    return found
+
+
+def variables() -> dict[str, str]:
+    names = [f"kernel/{name}" for name in (*_LIMITS, *_PRESETS)] + [f"fs/mqueue/{name}" for name in _MQUEUE]
+    found = {}
+    for name in names:
+        with open(f"/proc/sys/{name}") as file:
+            found[name] = file.read().strip()
+    return found
+
+
+# What of a row is to be the same in a restored namespace: the rest are times, pids and attachments.
+_SAME = {
+    "msg": ("key", "perms", "cbytes", "qnum", "uid", "gid"),
+    "sem": ("key", "perms", "nsems", "uid", "gid"),
+    "shm": ("key", "perms", "size", "uid", "gid", "rss"),
+}
+
+
+def rows(kind: str) -> dict[int, dict[str, int]]:
+    return {number: {name: row[name] for name in _SAME[kind]} for number, row in table(kind).items()}
+
+
+def everything() -> dict[str, object]:
+    """All that a restore is to bring back. Empties the queues; for segments last, as it makes pages of holes."""
+    return {
+        **{kind: rows(kind) for kind in _SAME},
+        "variables": variables(),
+        "qbytes": {msqid: qbytes(msqid) for msqid in table("msg")},
+        "messages": {msqid: receive_all(msqid) for msqid in table("msg")},
+        "values": {semid: values(semid, row["nsems"]) for semid, row in table("sem").items()},
+        "contents": {shmid: content(shmid, row["size"]) for shmid, row in table("shm").items()},
+    }

@@ -1,0 +1,215 @@
+"""What cannot be done is refused in one clear line, and nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..commands import IPCIMG, ipcimg, refused, run
+from . import oracle
+from .oracle import Namespace
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def dumped(source: Namespace, tmp_path: Path) -> Path:
+    source.do(lambda: oracle.queue(0x1234, messages=[(1, b"one"), (2, b"two")]))
+    source.do(lambda: oracle.semaphores(0x77, [3]))
+    source.do(lambda: oracle.segment(0x99, 3 << 20, [(0, b"a"), (2 << 20, b"b" * (1 << 20))]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    return tmp_path / "d"
+
+
+def tables() -> list[dict[int, dict[str, int]]]:
+    return [oracle.table(kind) for kind in ("msg", "sem", "shm")]
+
+
+def test_id_taken(dumped: Path, target: Namespace) -> None:
+    target.do(lambda: oracle.semaphores(0x78, [9], wanted=0))
+    before = target.do(tables)
+    line = refused("restore", "-t", target.pid, "-D", dumped)
+    assert line == "semaphore set 0 (key 0x00000077): that id is taken in the namespace (the kernel gave 1)"
+    assert target.do(tables) == before
+    assert target.do(oracle.variables)["kernel/sem_next_id"] == "-1"
+
+
+def test_key_taken(dumped: Path, target: Namespace) -> None:
+    target.do(lambda: oracle.segment(0x99, 1, wanted=5 * 32768))
+    before = target.do(tables)
+    line = refused("restore", "-t", target.pid, "-D", dumped)
+    assert "shared memory segment 0 (key 0x00000099): there is another object with that key" in line
+    assert target.do(tables) == before
+    assert target.do(oracle.variables)["kernel/shm_next_id"] == "-1"  # a failed *get() leaves it armed
+
+
+def test_bad_image_is_seen_before_the_namespace_is_touched(dumped: Path, target: Namespace) -> None:
+    image = dumped / "ipcns-sem-1.img"
+    image.write_bytes(image.read_bytes()[:-1])
+    target.do(lambda: oracle.set_variable("kernel/msg_next_id", 12345))
+    assert "ipcns-sem-1.img" in refused("restore", "-t", target.pid, "-D", dumped)
+    assert target.do(tables) == [{}, {}, {}]
+    assert target.do(oracle.variables)["kernel/msg_next_id"] == "12345"
+
+
+def no_capabilities() -> None:
+    """Stay uid 0, so that files can be read, without the capability that namespaces want."""
+    for capability in range(64):
+        _libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+    header, data = struct.pack("II", 0x20080522, 0), bytes(24)
+    assert _libc.capset(header, data) == 0
+
+
+def test_without_rights(dumped: Path, source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    why = "Operation not permitted (is this root, with CAP_SYS_ADMIN over the namespace?)"
+    line = refused("dump", "-t", source.pid, "-D", tmp_path / "e", preexec_fn=no_capabilities)
+    assert line.startswith((f"entering the IPC namespace of process {source.pid}: {why}", "opening the IPC namespace"))
+    assert not (tmp_path / "e").exists()
+    line = refused("restore", "--new-ns", "-D", dumped, "--", "true", preexec_fn=no_capabilities)
+    assert line == f"making an IPC namespace: {why}"
+
+
+def filter_msg_copy() -> None:
+    """Answer msgrcv with MSG_COPY as a kernel without CONFIG_CHECKPOINT_RESTORE does: ENOSYS."""
+    number = {"x86_64": 70, "aarch64": 188}[platform.machine()]
+    program = [
+        (0x20, 0, 0, 0),  # load the number of the call
+        (0x15, 0, 3, number),  # if it is not msgrcv, allow it
+        (0x20, 0, 0, 16 + 8 * 4),  # load its flags
+        (0x45, 0, 1, 0o40000),  # if MSG_COPY is not among them, allow it
+        (0x06, 0, 0, 0x00050000 | 38),  # ENOSYS
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in program))
+    fprog = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    assert _libc.prctl(22, 2, fprog) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+HIDDEN = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc/sys/kernel && exec "$@"', "sh")
+
+
+def test_kernel_without_checkpoint_restore(dumped: Path, source: Namespace, tmp_path: Path) -> None:
+    line = refused("dump", "-t", source.pid, "-D", tmp_path / "e", preexec_fn=filter_msg_copy)
+    assert line == (
+        "message queue 0: reading message 0: Function not implemented (this kernel lacks "
+        "CONFIG_CHECKPOINT_RESTORE, or a filter blocks the call)"
+    )
+    assert not (tmp_path / "e").exists()
+    done = run(
+        IPCIMG, "check", "--feature", "msg_copy", "--feature", "sem_next_id", status=1, preexec_fn=filter_msg_copy
+    )
+    first, second = done.stdout.splitlines()
+    assert first.split(None, 1) == [
+        "msg_copy",
+        "not supported: the kernel was built without CONFIG_CHECKPOINT_RESTORE, "
+        "or a filter blocks msgrcv with MSG_COPY",
+    ]
+    assert second.split(None, 1) == ["sem_next_id", "supported"]
+    done = run([*HIDDEN, *IPCIMG], "check", "--feature", "shm_next_id", status=1)
+    assert "shm_next_id: there is no such variable: the kernel lacks CONFIG_CHECKPOINT_RESTORE" in done.stdout
+    done = run([*HIDDEN, *IPCIMG], "restore", "--new-ns", "-D", dumped, "--", "true", status=1)
+    assert done.stderr.count("\n") == 1
+    assert "/proc/sys/kernel/" in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk(dumped: Path, source: Namespace, small_disk: Path) -> None:
+    line = refused("dump", "-t", source.pid, "-D", small_disk / "d")
+    assert line == f"writing {small_disk}/d/ipcns-shm-1.img: No space left on device"
+    assert list(small_disk.iterdir()) == []
+
+
+def test_disk_full_at_any_place(source: Namespace, small_disk: Path) -> None:
+    """However little is missing: no set, and a clear line."""
+    source.do(lambda: oracle.queue(0x1234, messages=[(1, b"x" * 1000)] * 16))
+    source.do(lambda: oracle.semaphores(0x77, [3] * 5000))
+    source.do(lambda: oracle.segment(0x99, 8192, [(0, b"a"), (4096, b"b")]))
+    ballast = small_disk / "ballast"
+    failed = 0
+    for pages in range(63, 0, -1):
+        ballast.write_bytes(bytes(4096 * pages))
+        done = subprocess.run(
+            [*IPCIMG, "dump", "-t", str(source.pid), "-D", small_disk / "d"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+        failed += 1
+        assert "No space left on device" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+    assert failed > 5
+    assert (small_disk / "d" / "ipcimg-manifest-1.img").exists()
+
+
+def test_read_only_disk(dumped: Path, source: Namespace, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    line = refused("dump", "-t", source.pid, "-D", small_disk / "d")
+    assert line == f"image directory {small_disk}/d: Read-only file system"
+    line = refused("dump", "-t", source.pid, "-D", small_disk)
+    assert line == f"image directory {small_disk}: Read-only file system"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, signum: int) -> None:
+    """A signal in the middle: the dump leaves no directory, the restore an empty namespace with its settings."""
+    source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(1000)])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    before = target.do(oracle.variables)
+
+    def interrupt(*arguments: object, once: Callable[[], bool]) -> None:
+        child = subprocess.Popen([*IPCIMG, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 60
+        while not once():
+            assert child.poll() is None, "it was over before it could be interrupted"
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        child.send_signal(signum)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 128 + signum
+        assert errors == f"ipcimg: Error: ended by {signal.Signals(signum).name}; everything is as it was\n"
+
+    started = tmp_path / "e" / ".ipcimg-1.tmp" / "ipcns-msg-1.img"
+    interrupt("dump", "-t", source.pid, "-D", tmp_path / "e", once=started.exists)
+    assert not (tmp_path / "e").exists()
+    interrupt("restore", "-t", target.pid, "-D", tmp_path / "d", once=lambda: len(target.do(tables)[0]) > 10)
+    assert target.do(tables) == [{}, {}, {}]
+    assert target.do(oracle.variables) == before
+
+
+def test_changing_queue(source: Namespace, tmp_path: Path) -> None:
+    """A queue that another process turns over while it is read: no dump claims to be of one moment."""
+    source.do(lambda: oracle.queue(0x1234, messages=[(1, b"%04d" % n) for n in range(3000)]))
+    turn = (
+        "import ctypes; l = ctypes.CDLL(None); b = ctypes.create_string_buffer(16)\n"
+        "while True: n = l.msgrcv(0, b, 8, ctypes.c_long(0), 0); l.msgsnd(0, b, n, 0)"
+    )
+    turner = subprocess.Popen(["nsenter", f"--ipc={source.path}", "python3", "-c", turn])
+    try:
+        until = time.monotonic() + 30
+        while source.do(lambda: oracle.table("msg"))[0]["lrpid"] == 0:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert "changed while" in refused("dump", "-t", source.pid, "-D", tmp_path / "d")
+        assert not (tmp_path / "d").exists()
+    finally:
+        turner.kill()
+        turner.wait()

@@ -1,0 +1,110 @@
+"""The namespace's settings: carried over, out of the way while objects are made, and put back after a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..commands import ipcimg, refused
+from . import oracle
+from .oracle import Namespace
+
+SETTINGS = {
+    "kernel/msgmax": "4096",
+    "kernel/msgmnb": "65536",
+    "kernel/msgmni": "77",
+    "kernel/shmmax": "123456789",
+    "kernel/shmall": "54321",
+    "kernel/shmmni": "88",
+    "kernel/sem": "250\t32000\t99\t128",
+    "kernel/shm_rmid_forced": "0",
+    "kernel/msg_next_id": "32769",
+    "kernel/sem_next_id": "0",
+    "kernel/shm_next_id": "2147483647",
+    "fs/mqueue/queues_max": "99",
+    "fs/mqueue/msg_max": "20",
+    "fs/mqueue/msgsize_max": "9000",
+    "fs/mqueue/msg_default": "5",
+    "fs/mqueue/msgsize_default": "1000",
+}
+
+
+def set_all() -> None:
+    for name, value in SETTINGS.items():
+        oracle.set_variable(name, value)
+
+
+def test_every_setting(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(set_all)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    assert source.do(oracle.variables) == SETTINGS
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert target.do(oracle.variables) == SETTINGS
+
+
+def test_no_settings_if_not_wanted(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(set_all)
+    source.do(lambda: oracle.queue(messages=[(1, b"x" * 4096)] * 16))
+    before = target.do(oracle.variables)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--no-vars")
+    assert target.do(oracle.variables) == before
+    assert len(target.do(lambda: oracle.receive_all(32769))) == 16
+
+
+def test_limits_lowered_after_the_objects(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """Objects that the final limits would not admit; messages longer than msgmax is at the dump."""
+
+    def fill_and_lower() -> None:
+        for name, value in (("msgmax", 100000), ("msgmnb", 1 << 20)):
+            oracle.set_variable(f"kernel/{name}", value)
+        for n in range(3):
+            oracle.queue(n + 1, messages=[(1, b"short"), (2, bytes([n]) * 70000), (3, b"")])
+            oracle.semaphores(n + 1, [n] * 50)
+            oracle.segment(n + 1, 100000, [(9, b"%d" % n)])
+        lowered = {"msgmax": 10, "msgmnb": 20, "msgmni": 1, "shmmax": 1, "shmall": 1, "shmmni": 1, "sem": "1 1 1 1"}
+        for name, limit in lowered.items():
+            oracle.set_variable(f"kernel/{name}", limit)
+
+    source.do(fill_and_lower)
+    before = source.do(oracle.variables)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    assert source.do(oracle.variables) == before
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    restored, original = target.do(oracle.everything), source.do(oracle.everything)
+    assert restored == original
+    assert original["qbytes"] == {0: 1 << 20, 1: 1 << 20, 2: 1 << 20}
+
+
+def test_segments_survive_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """With shm_rmid_forced=1 the kernel destroys a segment with its last attachment: not with the dump's."""
+    created = source.do(lambda: oracle.segment(0x99, 4096, [(0, b"before")]))
+    # Its creator, this thread, is gone by now. An attachment keeps it.
+    address = source.do(lambda: oracle.attach(created))
+    source.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    assert source.do(oracle.variables)["kernel/shm_rmid_forced"] == "1"
+    assert source.do(lambda: oracle.table("shm"))[created]["nattch"] == 1
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert "Warning: kernel.shm_rmid_forced stays 0" in done.stderr
+    assert target.do(lambda: oracle.content(created, 6)) == b"before"
+    # A command that the restoring process becomes is their creator, so there it can be 1.
+    show = "cat /proc/sys/kernel/shm_rmid_forced /proc/sysvipc/shm"
+    done = ipcimg("restore", "--new-ns", "-D", tmp_path / "d", "--", "sh", "-c", show)
+    forced, _, row = done.stdout.splitlines()[1:]
+    assert (forced, row.split()[:2]) == ("1", ["153", str(created)])
+    source.do(lambda: oracle.detach(address))
+    assert source.do(lambda: oracle.table("shm")) == {}
+
+
+def test_failed_restore_leaves_the_settings(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: [oracle.queue(n + 1) for n in range(3)])
+    source.do(lambda: oracle.segment(5, 4096, [(0, b"x")]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    target.do(lambda: oracle.semaphores(8, [1, 2]))
+    target.do(lambda: oracle.queue(2, messages=[(1, b"mine")], wanted=32768 * 9 + 1))
+    target.do(set_all)
+    before = target.do(lambda: (oracle.variables(), [oracle.table(kind) for kind in ("msg", "sem", "shm")]))
+    line = refused("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert line.startswith("message queue 1 (key 0x00000002): ")
+    after = target.do(lambda: (oracle.variables(), [oracle.table(kind) for kind in ("msg", "sem", "shm")]))
+    assert after == before
