@@ -163,10 +163,12 @@ def _namespace(options: argparse.Namespace) -> IpcNamespace:
 
 
 def _counts(counts: Counts) -> str:
-    return (
-        f"{counts.queues} message queues ({counts.messages} messages), {counts.semaphore_sets} semaphore sets, "
-        f"{counts.segments} shared memory segments ({counts.pages} pages)"
-    )
+    def some(number: int, what: str) -> str:
+        return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+    queues, sets = some(counts.queues, "message queue"), some(counts.semaphore_sets, "semaphore set")
+    segments = some(counts.segments, "shared memory segment")
+    return f"{queues} ({some(counts.messages, 'message')}), {sets}, {segments} ({some(counts.pages, 'page')})"
 
 
 def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -180,7 +180,7 @@ def test_attached_segment(source: Namespace, target: Namespace, tmp_path: Path) 
     address = source.do(fill_removed)
     try:
         done = ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
-        assert "1 shared memory segments" in done.stdout
+        assert "1 shared memory segment (1 page)" in done.stdout
         done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
         assert "Warning: shared memory segment 0 was removed while still attached" in done.stderr
         assert target.do(lambda: oracle.content(0, 10)) == b"still here"
