@@ -22,6 +22,7 @@ from typing import BinaryIO
 from . import libc
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
+from .interrupts import deferred
 
 KINDS = ("var", "shm", "msg", "sem")
 _SET_NAME = re.compile(r"(?:ipcns-(?:var|shm|msg|sem)|ipcimg-manifest)-(\d{1,10})\.img\Z")
@@ -219,15 +220,19 @@ def new_set(directory: ImageDirectory, ns_id: int, replaces: Iterable[str] = ())
 
     replaces names the files of the set that is there already and is to go. Raises DirectoryError.
     """
-    made = NewSet(directory, ns_id, replaces)
+    made: NewSet | None = None
     try:
+        with deferred():
+            made = NewSet(directory, ns_id, replaces)
         yield made
         made.commit()
     except BaseException:
-        made.abandon()
+        if made is not None:
+            made.abandon()
         raise
     finally:
-        made.close()
+        if made is not None:
+            made.close()
 
 
 def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:

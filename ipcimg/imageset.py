@@ -22,6 +22,7 @@ from .directory import (
 )
 from .errors import DirectoryError, ImageError
 from .image import ImageFile
+from .interrupts import deferred
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
 
@@ -229,8 +230,10 @@ def save(
 @contextlib.contextmanager
 def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
     """A new set in the image directory path; see save()."""
-    directory = ImageDirectory(path, create=True)
+    directory: ImageDirectory | None = None
     try:
+        with deferred():
+            directory = ImageDirectory(path, create=True)
         n = _choose_ns_id(directory) if ns_id is None else ns_id
         replaces = _files_of(directory, n)
         if replaces and not force:
@@ -238,7 +241,8 @@ def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
         with new_set(directory, n, replaces) as out:
             yield out
     except BaseException:
-        directory.remove_if_created()
+        if directory is not None:
+            directory.remove_if_created()
         raise
 
 

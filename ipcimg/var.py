@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from . import preset, sysctl
 from .errors import doing
+from .interrupts import deferred
 from .model import Variables
 
 # Field of model.Variables → path below /proc/sys. kernel.sem is four of them in one.
@@ -87,7 +88,8 @@ def wide_open(before: Variables) -> Iterator[None]:
             sysctl.write(SEM, " ".join(map(str, wide)))
         yield
     except BaseException:
-        apply(before, rmid_forced=bool(before.shm_rmid_forced))
+        with deferred():
+            apply(before, rmid_forced=bool(before.shm_rmid_forced))
         raise
 
 

@@ -1,0 +1,62 @@
+"""What surrounds the code: man pages, links, the wheel."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .commands import IPCIMG, SHOW, run
+
+ROOT = Path(__file__).parent.parent
+MAN_PAGES = sorted((ROOT / "docs" / "man").glob("*.1"))
+
+
+@pytest.mark.parametrize("page", MAN_PAGES, ids=lambda page: page.name)
+def test_man_page_is_sound(page: Path) -> None:
+    done = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def options_of(*command: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", run(command, "--help").stdout))
+
+
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [
+        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "check")]),
+        ("ipcimg-show.1", [list(SHOW)]),
+    ],
+)
+def test_man_page_names_every_option(page: str, commands: list[list[str]]) -> None:
+    text = subprocess.run(
+        ["mandoc", "-Tascii", ROOT / "docs" / "man" / page], capture_output=True, text=True, check=True
+    ).stdout
+    text = re.sub(r".\x08", "", text)  # bold and underlined
+    options = set().union(*(options_of(*command) for command in commands)) - {"-h", "--help", "-n"}
+    assert len(options) >= 6
+    assert {option for option in options if option not in text} == set()
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_wheel(tmp_path: Path) -> None:
+    """A wheel has the commands, the man pages, the types and the generated code."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True
+    )
+    [wheel] = tmp_path.glob("ipcimg-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    wanted = ("share/man/man1/ipcimg.1", "share/man/man1/ipcimg-show.1", "ipcimg/py.typed", "ipcimg/pb/criu_pb2.py")
+    for one in wanted:
+        assert any(name.endswith(one) for name in names), one
+    assert not any("tests/" in name for name in names)
