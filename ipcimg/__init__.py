@@ -19,6 +19,8 @@ thread. Everything that goes wrong is an IpcimgError.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -84,15 +86,26 @@ if TYPE_CHECKING:
     from .restore import restore
 
 
+class _Package(ModuleType):
+    """Keeps the import of the submodules dump and restore from hiding the functions of these names."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("dump", "restore") and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     # Names are found when they are asked for: `ipcimg-show` starts without the kernel's side.
     if name in __all__:
         from importlib import import_module
 
-        # The submodules dump and restore carry the names of their functions.
         for module in ("errors", "model", "imageset", "namespace", "dump", "restore"):
             found = vars(import_module(f"{__name__}.{module}")).get(name)
-            if found is not None and not hasattr(found, "__path__"):
+            if found is not None:
                 globals()[name] = found
                 return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

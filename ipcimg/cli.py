@@ -7,6 +7,7 @@ After `restore … -- COMMAND` it is COMMAND's.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .describe import printable
-from .errors import IpcimgError
+from .errors import IpcimgError, explain
 from .interrupts import Interrupted
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_namespace(dump, "namespace to dump")
     _add_directory(dump)
     dump.add_argument("--force", action="store_true", help="replace set N where it is there already")
+    dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
     dump.add_argument(
-        "--criu-exact", action="store_true", help="write byte for byte what CRIU 4.2 would: without times and pids"
+        "--frozen-by-caller",
+        action="store_true",
+        help="I have stopped all users of the namespace: do not check, nor wait for it, that nothing moves",
     )
     dump.set_defaults(run=_dump)
 
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "restore",
         help="make an IPC namespace from images",
         allow_abbrev=False,
-        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [--ns-id N] [-- COMMAND…]",
+        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [--ns-id N] [--vars | --no-vars] "
+        "[-- COMMAND…]",
         description="Make everything that an image directory holds, under the same ids.",
     )
     target = _add_namespace(restore, "namespace to restore into")
@@ -127,6 +132,9 @@ def _number(text: str) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int] = options.run
     try:
@@ -135,17 +143,24 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return status
     except BrokenPipeError:
         # `… | head`: nobody reads on, which is no error. Nothing may be flushed at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return DONE
     except (IpcimgError, MemoryError) as error:
         _say(parser, f"Error: {error or 'out of memory'}")
         return FAILED
+    except OSError as error:
+        _say(parser, f"Error: {explain(error)}")
+        return FAILED
     except Interrupted as error:
-        _say(parser, f"Error: {error}; everything is as it was")
+        _say(parser, f"Error: {error}")
         return 128 + error.signum
     except KeyboardInterrupt:
         _say(parser, "Error: interrupted")
         return 128 + signal.SIGINT
+
+
+def _forget_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(parser: argparse.ArgumentParser, text: str) -> None:
@@ -177,7 +192,12 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     with _namespace(options) as source:
         source.enter()  # for good: not everybody who may go there may come back
         counts = dump(
-            options.images_dir, source, ns_id=options.ns_id, force=options.force, criu_exact=options.criu_exact
+            options.images_dir,
+            source,
+            ns_id=options.ns_id,
+            force=options.force,
+            criu_exact=options.criu_exact,
+            frozen=options.frozen_by_caller,
         )
     print(f"dumped {_counts(counts)} into {options.images_dir}")
     return DONE
@@ -188,7 +208,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     from .restore import restore
 
     command: list[str] = options.run_command
-    if command[:1] == ["--"]:
+    if command[:1] == ["--"]:  # Python 3.13 leaves it out
         command = command[1:]
     if not options.new_ns and (options.pin or command):
         parser.error("--pin and COMMAND go with --new-ns")
@@ -203,10 +223,14 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             _say(parser, f"Warning: {warning}")
         if options.pin:
             target.pin(options.pin)
-        print(f"restored {_counts(restored.counts)} from {options.images_dir}")
+        try:
+            print(f"restored {_counts(restored.counts)} from {options.images_dir}", flush=True)
+        except BrokenPipeError:
+            _forget_stdout()  # nobody reads it, but COMMAND is to run
         if not command:
             return DONE
-        sys.stdout.flush()
+        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(ignored_by_python, signal.SIG_DFL)
         try:
             # In this very process: it is the creator of the segments, and keeps them alive.
             os.execvp(command[0], command)

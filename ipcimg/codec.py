@@ -42,7 +42,8 @@ _U32_MAX = (1 << 32) - 1
 _INT_MAX = (1 << 31) - 1
 _LONG_MAX = (1 << 63) - 1
 _SEMVMX = 32767  # linux/sem.h
-_KNOWN_MODE = 0o3777  # rwxrwxrwx, SHM_DEST, SHM_LOCKED
+_MODE = 0o777  # of queues and sets
+_SEGMENT_MODE = 0o3777  # and SHM_DEST, SHM_LOCKED
 
 # Alignments of payloads, bytes.
 _MESSAGE, _VALUES, _INLINE = 8, 8, 4
@@ -110,9 +111,9 @@ def _desc(permissions: model.Permissions) -> criu.ipc_desc_entry:
     return criu.ipc_desc_entry(key=p.key, uid=p.uid, gid=p.gid, cuid=p.cuid, cgid=p.cgid, mode=p.mode, id=p.id)
 
 
-def _permissions(desc: criu.ipc_desc_entry, checks: _Checks) -> model.Permissions:
-    if desc.mode & ~_KNOWN_MODE:
-        raise checks.fail(f"mode {desc.mode:#o} has bits that IPC objects do not have")
+def _permissions(desc: criu.ipc_desc_entry, checks: _Checks, known_mode: int = _MODE) -> model.Permissions:
+    if desc.mode & ~known_mode:
+        raise checks.fail(f"mode {desc.mode:#o} has bits that no such object has")
     return model.Permissions(
         key=desc.key,
         uid=desc.uid,
@@ -145,8 +146,7 @@ def decode_variables(image: ImageFile) -> model.Variables:
     checks = _Checks(reader, start, "variables")
     if len(entry.sem_ctls) != 4:
         raise checks.fail(f"sem_ctls has {len(entry.sem_ctls)} numbers; kernel.sem has 4")
-    if reader.offset != image.size:
-        raise ImageError(image.path, reader.offset, f"{image.size - reader.offset} bytes follow the only entry")
+    reader.expect_end()
     values = {name: getattr(entry, name) for name in _VARIABLES if name != "sem_ctls"}
     for name in _OPTIONAL_VARIABLES:
         if not entry.HasField(name):
@@ -315,6 +315,16 @@ class SegmentEncoder:
         self._writer.entry(entry.SerializeToString())
 
 
+def _hugetlb_flag(entry: criu.ipc_shm_entry, checks: _Checks) -> int | None:
+    if not entry.HasField("hugetlb_flag"):
+        return None
+    flag = entry.hugetlb_flag
+    shift = flag >> model.SHM_HUGE_SHIFT
+    if flag != model.SHM_HUGETLB | shift << model.SHM_HUGE_SHIFT or not 14 <= shift <= 34:
+        raise checks.fail(f"hugetlb_flag {flag:#o} is not SHM_HUGETLB and a size of pages")
+    return flag
+
+
 @dataclass(frozen=True, slots=True)
 class ImageExtent:
     """A run of a segment's data in a file: length bytes at position."""
@@ -346,8 +356,8 @@ def decode_segments(
 ) -> Iterator[model.SharedMemory]:
     """The segments of an image, one by one. Raises ImageError.
 
-    extents_of(id, size) finds the data of a segment whose pages are in files of their own; those of
-    CRIU's older inline segments follow their entry.
+    extents_of(id, end) finds the data of a segment whose pages are in files of their own and reach
+    up to end; those of CRIU's older inline segments follow their entry.
     """
     reader = _open(image, "IPCNS_SHM")
     while True:
@@ -357,11 +367,13 @@ def decode_segments(
             return
         entry = _parse(reader, start, data, criu.ipc_shm_entry())
         checks = _Checks(reader, start, f"shared memory segment {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks)
+        permissions = _permissions(entry.desc, checks, _SEGMENT_MODE)
         checks.within("size", entry.size, 1, _LONG_MAX)
+        hugetlb_flag = _hugetlb_flag(entry, checks)
+        granule = model.huge_page_size(hugetlb_flag) or page_size
         extents: Iterable[model.Extent]
         if entry.in_pagemaps:
-            extents = extents_of(permissions.id, entry.size)
+            extents = extents_of(permissions.id, -(-entry.size // granule) * granule)
         else:
             extents = (ImageExtent(image, reader.offset, 0, entry.size),)
             reader.skip(entry.size, _INLINE, f"{checks.what}: its content")
@@ -369,7 +381,6 @@ def decode_segments(
         if entry.HasExtension(_FACTS_OF_SEGMENT):
             f = entry.Extensions[_FACTS_OF_SEGMENT]
             facts = model.SegmentFacts(f.atime, f.dtime, f.ctime, f.cpid, f.lpid, f.nattch)
-        hugetlb_flag = entry.hugetlb_flag if entry.HasField("hugetlb_flag") else None
         yield model.SharedMemory(permissions, entry.size, extents, hugetlb_flag, facts)
 
 
@@ -468,9 +479,13 @@ def decode_manifest(image: ImageFile) -> Manifest:
     start = reader.offset
     entry = _parse(reader, start, reader.required_entry("manifest_entry"), own.manifest_entry())
     checks = _Checks(reader, start, "manifest")
+    reader.expect_end()
     checks.within("version", entry.version, 1, Manifest.VERSION)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
+    for text in (entry.tool, entry.kernel, entry.machine, *(file.name for file in entry.files)):
+        if not isinstance(text, str):  # protobuf gives bytes that are no UTF-8 as they are
+            raise checks.fail(f"{text!r} is no text")
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),

@@ -1,13 +1,15 @@
 """The image directory: finding sets of images in it, and adding one so that it is whole or not there.
 
 A new set is written into the directory .ipcimg-N.tmp inside the image directory, its manifest last.
-Once all of it is on the disk it is moved to its place, the manifest last again, and the temporary
-directory is removed. While that exists, set N is unfinished: nobody loads it. A temporary directory
-without a manifest is worthless; one with a manifest holds all that is not in place yet, so that
-moving on where a killed process stopped completes the set.
+Once all of it is on the disk, the file `commit` is added, which lists the files of the old set that
+are to go. From then on the set is moved to its place, the manifest last again, and the temporary
+directory is removed. While that exists, set N is unfinished and nobody loads it. Without `commit` a
+temporary directory is worthless; with it, whoever comes next moves on where a killed process
+stopped, and so completes the set.
 
-The lock of the temporary directory (flock(2)) tells a running writer from a dead one. Everything is
-done by names relative to open directories, and no symbolic link is followed.
+A writer holds the lock of the image directory (flock(2)), so a temporary directory that is there
+when the lock is taken has lost its writer. Everything is done by names relative to open directories,
+and no symbolic link is followed.
 """
 
 from __future__ import annotations
@@ -16,19 +18,19 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from . import libc
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
 from .interrupts import deferred
 
 KINDS = ("var", "shm", "msg", "sem")
-_SET_NAME = re.compile(r"(?:ipcns-(?:var|shm|msg|sem)|ipcimg-manifest)-(\d{1,10})\.img\Z")
-_DATA_NAME = re.compile(r"(?:ipcns-(?:var|shm|msg|sem)|pagemap-shmem|pages)-\d{1,10}\.img\Z")
-_PAGES_NAME = re.compile(r"pages-(\d{1,10})\.img\Z")
-_IDS_NAME = re.compile(r"ids-\d+\.img\Z")
+_NUMBER = "(0|[1-9][0-9]{0,9})"
+_SET_NAME = re.compile(rf"(?:ipcns-(?:{'|'.join(KINDS)})|ipcimg-manifest)-{_NUMBER}\.img\Z")
+_SEGMENT_NAME = re.compile(rf"(?:pagemap-shmem|pages)-{_NUMBER}\.img\Z")
+_PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
+_IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 
 # fsync(2) of a small file is a transaction of the file system's journal. Beyond this many files one
 # syncfs(2) is cheaper, although it takes everybody's dirty pages along.
@@ -55,9 +57,12 @@ def pages_name(pages_id: int) -> str:
     return f"pages-{pages_id}.img"
 
 
-def is_data_name(name: str) -> bool:
-    """Can a file of this name belong to a set, beside its manifest?"""
-    return _DATA_NAME.match(name) is not None
+def is_data_name(name: str, ns_id: int) -> bool:
+    """Can a file of this name belong to set ns_id, beside its manifest?"""
+    return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None
+
+
+_COMMIT, _NEW_COMMIT = "commit", "commit.new"  # inside the temporary directory
 
 
 def _temporary_name(ns_id: int) -> str:
@@ -96,11 +101,7 @@ class ImageDirectory:
 
     def has(self, name: str) -> bool:
         """Is there anything of that name, be it a dangling symbolic link?"""
-        try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        return _has(self.fd, name)
 
     def image(self, name: str) -> ImageFile:
         """Open an image for reading. Raises ImageError, also for a symbolic link."""
@@ -138,10 +139,12 @@ class ImageDirectory:
 
     def refuse_unfinished(self, ns_id: int) -> None:
         """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
-        if self.has(_temporary_name(ns_id)):
+        name = _temporary_name(ns_id)
+        # While it is only being written, a set that was there before is as whole as it was.
+        if self.has(name) and (self.has(f"{name}/{_COMMIT}") or not self.has(manifest_name(ns_id))):
             raise DirectoryError(
-                f"image directory {self.path}: set {ns_id} is unfinished: {_temporary_name(ns_id)} "
-                "is there, so its dump is still running or was killed; dump it again"
+                f"image directory {self.path}: set {ns_id} is unfinished: {name} is there, so its dump is still "
+                "running or was killed; dump it again, with --force"
             )
 
     def ids_images(self) -> Iterator[ImageFile]:
@@ -153,18 +156,27 @@ class ImageDirectory:
     def next_pages_id(self) -> int:
         """The first number that no pages-P.img in the directory reaches."""
         used = [int(match[1]) for name in self.names() if (match := _PAGES_NAME.match(name))]
-        return max(used, default=0) + 1
+        free = max(used, default=0) + 1
+        if free >= 1 << 32:
+            raise DirectoryError(f"image directory {self.path}: {pages_name(free - 1)} leaves no number for another")
+        return free
 
 
 class NewSet:
     """A set of images being written. Made by new_set()."""
 
-    def __init__(self, directory: ImageDirectory, ns_id: int, replaces: Iterable[str]) -> None:
+    def __init__(self, directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]]) -> None:
         self.directory, self.ns_id = directory, ns_id
         self.files: dict[str, int] = {}  # bytes, of those that are closed
-        self._replaces = frozenset(replaces)
+        self._replaces: frozenset[str] = frozenset()
         self._moving = False
         self._temporary = _take_temporary(directory, ns_id)
+        try:
+            self._replaces = frozenset(to_replace())
+        except BaseException:
+            self.abandon()
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[BinaryIO]:
@@ -187,10 +199,13 @@ class NewSet:
         """Everything to the disk, then to its place. The manifest must be the last file written."""
         try:
             self._to_disk()
-            self._moving = True
-            _into_place(self.directory, self.ns_id, self._temporary, self._replaces)
+            with deferred():
+                self._moving = True
+                _write_commit(self._temporary, self._replaces - self.files.keys())
+                _into_place(self.directory, self.ns_id, self._temporary)
         except OSError as error:
-            raise DirectoryError(f"image directory {self.directory.path}: {explain(error)}") from error
+            unfinished = "; the next dump of this set completes it" if self._moving else ""
+            raise DirectoryError(f"image directory {self.directory.path}: {explain(error)}{unfinished}") from error
 
     def abandon(self) -> None:
         """Leave the directory as it was; or unfinished but complete, where moving had begun."""
@@ -200,9 +215,12 @@ class NewSet:
     def close(self) -> None:
         """Give up the lock."""
         os.close(self._temporary)
+        fcntl.flock(self.directory.fd, fcntl.LOCK_UN)
 
     def _to_disk(self) -> None:
         if len(self.files) > _FSYNC_AT_MOST:
+            from . import libc  # the inspector does without the kernel's side
+
             libc.syncfs(self._temporary)
             return
         for name in self.files:
@@ -215,15 +233,16 @@ class NewSet:
 
 
 @contextlib.contextmanager
-def new_set(directory: ImageDirectory, ns_id: int, replaces: Iterable[str] = ()) -> Iterator[NewSet]:
+def new_set(directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]] = tuple) -> Iterator[NewSet]:
     """Add set ns_id to the directory: committed at the end of the with block, abandoned on any error.
 
-    replaces names the files of the set that is there already and is to go. Raises DirectoryError.
+    to_replace is asked, once no other writer can interfere, which files of the set that is there
+    already are to go; it may raise. Raises DirectoryError.
     """
     made: NewSet | None = None
     try:
         with deferred():
-            made = NewSet(directory, ns_id, replaces)
+            made = NewSet(directory, ns_id, to_replace)
         yield made
         made.commit()
     except BaseException:
@@ -236,47 +255,68 @@ def new_set(directory: ImageDirectory, ns_id: int, replaces: Iterable[str] = ())
 
 
 def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
-    """Make and lock the temporary directory; what a dead writer left is completed or removed first."""
+    """Lock the image directory and make the temporary one; what a dead writer left is completed or removed first."""
     name = _temporary_name(ns_id)
     try:
+        # One writer at a time, also of different sets: they share the numbers of pages files.
+        fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         while True:
-            with contextlib.suppress(FileExistsError):
+            fresh = not directory.has(name)
+            if fresh:
                 os.mkdir(name, 0o700, dir_fd=directory.fd)
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
+            if fresh:
+                return fd
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left = os.listdir(fd)
-                if not left and os.fstat(fd).st_nlink:  # ours, and not just removed by another writer
-                    return fd
-                if manifest_name(ns_id) in left:
-                    _into_place(directory, ns_id, fd, ())
-                elif left:
-                    _clear(fd)
-            except BaseException:
+                if _has(fd, _COMMIT):
+                    _into_place(directory, ns_id, fd)
+                else:
+                    _remove_temporary(directory, ns_id, fd)
+            finally:
                 os.close(fd)
-                raise
-            os.close(fd)
     except BlockingIOError:
-        raise DirectoryError(f"image directory {directory.path}: another dump of set {ns_id} is running") from None
+        raise DirectoryError(f"image directory {directory.path}: another dump into it is running") from None
     except OSError as error:
         raise DirectoryError(f"image directory {directory.path}: {explain(error).removeprefix(f'{name}: ')}") from error
 
 
-def _into_place(directory: ImageDirectory, ns_id: int, temporary: int, replaces: Iterable[str]) -> None:
+def _write_commit(temporary: int, old: Iterable[str]) -> None:
+    """Declare the set complete: from now on it is moved forward, never back."""
+    fd = os.open(_NEW_COMMIT, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=temporary)
+    with open(fd, "w") as file:
+        file.writelines(f"{name}\n" for name in sorted(old))
+        file.flush()
+        os.fsync(fd)
+    os.rename(_NEW_COMMIT, _COMMIT, src_dir_fd=temporary, dst_dir_fd=temporary)
+    os.fsync(temporary)
+
+
+def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     """Move a complete set from its temporary directory to where it belongs, its manifest last."""
     manifest = manifest_name(ns_id)
-    new = sorted(set(os.listdir(temporary)) - {manifest})
-    # The old manifest goes first: without it nobody takes a mixture of two sets for either.
-    for name in (manifest, *sorted(set(replaces) - {manifest, *new})):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory.fd)
-    for name in new:
-        os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
-    os.fsync(directory.fd)
-    os.rename(manifest, manifest, src_dir_fd=temporary, dst_dir_fd=directory.fd)
-    os.fsync(directory.fd)
+    with open(os.open(_COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
+        old = [name for name in file.read().splitlines() if is_data_name(name, ns_id)]
+    new = sorted(set(os.listdir(temporary)) - {manifest, _COMMIT})
+    if _has(temporary, manifest):
+        # The old manifest goes first: without it nobody takes a mixture of two sets for either.
+        for name in (manifest, *old):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory.fd)
+        for name in new:
+            os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+        os.fsync(directory.fd)
+        os.rename(manifest, manifest, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+        os.fsync(directory.fd)
     _remove_temporary(directory, ns_id, temporary)
     os.fsync(directory.fd)
+
+
+def _has(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _remove_temporary(directory: ImageDirectory, ns_id: int, temporary: int) -> None:

@@ -17,12 +17,15 @@ def dump(
     ns_id: int | None = None,
     force: bool = False,
     criu_exact: bool = False,
+    frozen: bool = False,
 ) -> Counts:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
     source is the namespace, by default the caller's own; its objects are not changed. For ns_id,
-    force and criu_exact see save(). On any error the directory is left as it was. Raises an
-    IpcimgError: ChangedError where the namespace changed meanwhile.
+    force and criu_exact see save(). frozen says that the caller has stopped all users of the
+    namespace; otherwise a queue or semaphore set that was used in the present second is waited for,
+    a second at most each, to see that it is not used while it is read. On any error the directory is
+    left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(interrupts.handled())
@@ -38,8 +41,8 @@ def dump(
             contents = Contents(
                 variables,
                 segments=undo.enter_context(contextlib.closing(shm.collect())),
-                queues=undo.enter_context(contextlib.closing(msg.collect(undo))),
-                semaphores=undo.enter_context(contextlib.closing(sem.collect())),
+                queues=undo.enter_context(contextlib.closing(msg.collect(undo, frozen))),
+                semaphores=undo.enter_context(contextlib.closing(sem.collect(frozen))),
             )
             counts = imageset.write(contents, out, criu_exact=criu_exact)
             undo.close()

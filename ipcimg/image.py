@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from .errors import ImageError
+from .errors import ImageError, IpcimgError
 
 COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
 MAX_ENTRY = 16 << 20  # bytes; the largest we write is a set of 3 million semaphores with their pids
@@ -121,6 +121,12 @@ class Reader:
             raise ImageError(self.image.path, self.offset, f"ends where {what} should begin")
         return data
 
+    def expect_end(self) -> None:
+        """Raise ImageError where there is more in the image."""
+        if self.offset != self.image.size:
+            more = self.image.size - self.offset
+            raise ImageError(self.image.path, self.offset, f"{more} bytes follow the only entry")
+
     def payload(self, size: int, alignment: int, what: str) -> bytes:
         """size bytes, and the zeros that pad them to a multiple of alignment."""
         self._room(size + -size % alignment, what)
@@ -164,7 +170,7 @@ class Writer:
     def entry(self, data: bytes) -> None:
         """Append an entry of at most MAX_ENTRY bytes."""
         if len(data) > MAX_ENTRY:
-            raise ValueError(f"an entry of {len(data)} bytes; readers take {MAX_ENTRY} at most")
+            raise IpcimgError(f"an entry of {len(data)} bytes would be too long: readers take {MAX_ENTRY} at most")
         self._write(_U32.pack(len(data)) + data)
 
     def payload(self, data: bytes | memoryview, alignment: int) -> None:

@@ -81,8 +81,8 @@ class ImageSet:
         image = self.directory.image(name)
         return Decoded(lambda: decode(image))
 
-    def _extents(self, shmid: int, size: int) -> Iterable[model.Extent]:
-        return Decoded(lambda: _extents(self.directory, shmid, size, self.page_size))
+    def _extents(self, shmid: int, end: int) -> Iterable[model.Extent]:
+        return Decoded(lambda: _extents(self.directory, shmid, end, self.page_size))
 
     def check(self) -> model.Counts:
         """Go through everything that the set promises without keeping it. Raises ImageError.
@@ -112,8 +112,8 @@ def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None
     image = directory.image(name)
     found = codec.decode_manifest(image)
     for file in found.files:
-        if not is_data_name(file):
-            raise ImageError(image.path, None, f"lists {file!r}, which is no image of an IPC namespace")
+        if not is_data_name(file, ns_id):
+            raise ImageError(image.path, None, f"lists {file!r}, which cannot be of set {ns_id}")
     if found.ipc_ns_id != ns_id:
         raise ImageError(image.path, None, f"is the manifest of set {found.ipc_ns_id}")
     return found
@@ -138,7 +138,7 @@ def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Conten
 def _extents(
     directory: ImageDirectory,
     shmid: int,
-    size: int,
+    end: int,
     page_size: int,
     generation: int = 0,
 ) -> Iterator[codec.ImageExtent]:
@@ -146,14 +146,13 @@ def _extents(
     image = directory.image(pagemap_name(shmid))
     pages_id, runs = codec.decode_pagemap(image, page_size)
     pages = directory.image(pages_name(pages_id))
-    pages_end = -(-size // page_size) * page_size
     position = 0
     inherited: _Inherited | None = None
     for run in runs:
         length = run.pages * page_size
-        if run.offset + length > max(pages_end, _huge_end(size)):
+        if run.offset + length > end:
             raise ImageError(
-                image.path, run.place, f"pages up to {run.offset + length:#x}; the segment has {size} bytes"
+                image.path, run.place, f"pages up to {run.offset + length:#x}; the segment ends at {end:#x}"
             )
         if run.in_parent:
             if generation == _PARENTS_AT_MOST:
@@ -161,7 +160,7 @@ def _extents(
                     image.path, run.place, f"more than {_PARENTS_AT_MOST} parents; do the links go in a circle?"
                 )
             if inherited is None:
-                inherited = _Inherited(_extents(directory.parent(), shmid, size, page_size, generation + 1))
+                inherited = _Inherited(_extents(directory.parent(), shmid, end, page_size, generation + 1))
             yield from inherited.within(image, run, length)
             continue
         if position + length > pages.size:
@@ -176,11 +175,6 @@ def _extents(
         raise ImageError(
             pages.path, position, f"{pages.size - position} bytes that {os.path.basename(image.path)} does not mention"
         )
-
-
-def _huge_end(size: int) -> int:
-    # A segment of huge pages fills its last one, 1 GiB at most.
-    return -(-size // (1 << 30)) * (1 << 30) if size >= 1 << 21 else 1 << 21
 
 
 class _Inherited:
@@ -235,10 +229,7 @@ def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
         with deferred():
             directory = ImageDirectory(path, create=True)
         n = _choose_ns_id(directory) if ns_id is None else ns_id
-        replaces = _files_of(directory, n)
-        if replaces and not force:
-            raise DirectoryError(f"image directory {path}: set {n} is there already; --force replaces it")
-        with new_set(directory, n, replaces) as out:
+        with new_set(directory, n, lambda: _to_replace(directory, n, force)) as out:
             yield out
     except BaseException:
         if directory is not None:
@@ -314,6 +305,13 @@ def _choose_ns_id(directory: ImageDirectory) -> int:
     return told.pop() if told else 1
 
 
+def _to_replace(directory: ImageDirectory, ns_id: int, force: bool) -> set[str]:
+    files = _files_of(directory, ns_id)
+    if files and not force:
+        raise DirectoryError(f"image directory {directory.path}: set {ns_id} is there already; --force replaces it")
+    return files
+
+
 def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
     """The names of the files of set ns_id, ours or CRIU's, as far as they are there."""
     found = _manifest(directory, ns_id)
@@ -322,7 +320,7 @@ def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
     files = {name for kind in KINDS if directory.has(name := kind_name(kind, ns_id))}
     if kind_name("shm", ns_id) in files:
         image = directory.image(kind_name("shm", ns_id))
-        for segment in codec.decode_segments(image, lambda shmid, size: (), PAGE_SIZE):
+        for segment in codec.decode_segments(image, lambda shmid, end: (), PAGE_SIZE):
             name = pagemap_name(segment.permissions.id)
             if directory.has(name):
                 pages_id, _ = codec.decode_pagemap(directory.image(name), PAGE_SIZE)

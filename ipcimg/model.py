@@ -99,6 +99,15 @@ class Extent(Protocol):
         """Fill view with the data from start on. Raises OSError or ImageError, also for a short file."""
 
 
+SHM_HUGETLB = 0o4000  # linux/shm.h
+SHM_HUGE_SHIFT = 26
+
+
+def huge_page_size(hugetlb_flag: int | None) -> int:
+    """The size in bytes of the pages that a segment's hugetlb_flag tells; 0 for ordinary ones."""
+    return 1 << (hugetlb_flag >> SHM_HUGE_SHIFT) if hugetlb_flag is not None else 0
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentFacts:
     """What the kernel shows of a segment and nobody can set. Times in seconds since the epoch, 0 for never."""

@@ -9,48 +9,65 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
-from . import libc, sysctl
+from . import libc, quiet, sysctl
 from .create import Creator, owned
 from .errors import ChangedError, ObjectError, explain
-from .model import Message, MessageQueue, QueueFacts
+from .model import Message, MessageQueue, Permissions, QueueFacts
 
 _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
 
 
-def collect(undo: contextlib.ExitStack) -> Generator[MessageQueue, None, None]:
+def collect(undo: contextlib.ExitStack, frozen: bool) -> Generator[MessageQueue, None, None]:
     """The queues of the namespace the caller is in.
 
-    undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
+    undo takes what has to be put back after the last queue. frozen says that nobody can use the
+    queues; otherwise it is checked that nobody did. Raises ObjectError, ChangedError.
     """
     peeker = _Peeker(undo)
-    ds = libc.msqid_ds()
     for index in range(libc.msgctl(0, libc.MSG_INFO) + 1):
-        try:
-            msqid = libc.msgctl(index, libc.MSG_STAT_ANY, ds)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
-                continue  # no queue has this index
-            raise
-        qnum, facts = ds.msg_qnum, _facts(ds)
-        yield MessageQueue(
-            owned(ds.msg_perm, msqid), ds.msg_qbytes, qnum, peeker.messages(msqid, qnum, facts.cbytes), facts
-        )
-        try:
-            unchanged = libc.msgctl(index, libc.MSG_STAT_ANY, ds) == msqid and (ds.msg_qnum, _facts(ds)) == (
-                qnum,
-                facts,
-            )
-        except OSError:
-            unchanged = False
-        if not unchanged:
-            raise ChangedError(f"message queue {msqid} changed while it was read")
+        before = _stat(index) if frozen else quiet.settled(functools.partial(_stat, index))
+        if before is None:
+            continue  # no queue has this index
+        if before.qbytes >= 1 << 32:
+            raise ObjectError(f"{before.named}: its qbytes, {before.qbytes}, are more than an image can tell")
+        messages = peeker.messages(before.permissions.id, before.qnum, before.facts.cbytes)
+        yield MessageQueue(before.permissions, before.qbytes, before.qnum, messages, before.facts)
+        if _stat(index) != before:
+            raise ChangedError(f"{before.named} changed while it was read")
 
 
-def _facts(ds: libc.msqid_ds) -> QueueFacts:
-    return QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    permissions: Permissions
+    qbytes: int
+    qnum: int
+    facts: QueueFacts
+
+    @property
+    def named(self) -> str:
+        return f"message queue {self.permissions.id}"
+
+    @property
+    def last_change(self) -> int:
+        return max(self.facts.stime, self.facts.rtime, self.facts.ctime)
+
+
+def _stat(index: int) -> _Stat | None:
+    """The queue at an index; None where there is none."""
+    ds = libc.msqid_ds()
+    try:
+        msqid = libc.msgctl(index, libc.MSG_STAT_ANY, ds)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EIDRM):
+            return None
+        raise
+    facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
+    return _Stat(owned(ds.msg_perm, msqid), ds.msg_qbytes, ds.msg_qnum, facts)
 
 
 class _Peeker:

@@ -81,7 +81,7 @@ def _warnings(contents: Contents, final: Variables, counts: Counts, creator_stay
     ]
     if final.shm_rmid_forced and counts.segments and not creator_stays:
         warnings.append(
-            "kernel.shm_rmid_forced stays 0: setting it to 1 would destroy the restored segments, which "
+            "kernel.shm_rmid_forced is left at 0: setting it to 1 would destroy the restored segments, which "
             "nobody has attached yet"
         )
     return warnings

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from . import libc
 from .create import Creator, owned
 from .errors import ChangedError, ObjectError, explain
-from .model import Extent, SegmentFacts, SharedMemory
+from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 4 << 20  # bytes mapped at a time
+_SCAN = 1 << 20  # pages asked mincore(2) for at a time
 _ZEROS = bytes(2 << 20)
 
 
@@ -99,7 +100,7 @@ class _Mapping:
         """What shmget(2) needs to be given for pages of this size, None for ordinary ones."""
         if not self._huge_page:
             return None
-        return libc.SHM_HUGETLB | (self._huge_page.bit_length() - 1) << libc.SHM_HUGE_SHIFT
+        return SHM_HUGETLB | (self._huge_page.bit_length() - 1) << SHM_HUGE_SHIFT
 
     def __enter__(self) -> _Mapping:
         try:
@@ -110,7 +111,8 @@ class _Mapping:
             known = False
         if not known:
             mapping, page = _smaps(self._address)
-            self._fd = _open_mapping(mapping)
+            with contextlib.suppress(FileNotFoundError):  # a kernel without map_files
+                self._fd = _open_mapping(mapping)
             self._huge_page = page if page != _PAGE else 0
         elif self._fd is not None:
             kind, block = libc.fstatfs(self._fd)
@@ -126,10 +128,8 @@ class _Mapping:
             return self._not_zero()
         if self._fd is not None:
             return self._data(self._fd)
-        swapped = libc.shm_info()
-        libc.shmctl(0, libc.SHM_INFO, swapped)
         # mincore(2) does not tell a page that is swapped out from a hole.
-        return self._not_zero() if swapped.shm_swp else self._resident()
+        return self._not_zero() if _swapped() else self._resident()
 
     def _extent(self, start: int, end: int) -> MappedExtent:
         return MappedExtent(self._address + start, start, end - start, droppable=not self._huge_page)
@@ -150,8 +150,8 @@ class _Mapping:
     def _resident(self) -> Iterator[Extent]:
         start: int | None = None
         pages = -(-self._size // _PAGE)
-        for first in range(0, pages, _WINDOW):
-            count = min(_WINDOW, pages - first)
+        for first in range(0, pages, _SCAN):
+            count = min(_SCAN, pages - first)
             vector = libc.mincore(self._address + first * _PAGE, count * _PAGE, _PAGE)
             for n, resident in enumerate(vector, first):
                 if resident & 1 and start is None:
@@ -161,6 +161,8 @@ class _Mapping:
                     start = None
         if start is not None:
             yield self._extent(start * _PAGE, pages * _PAGE)
+        if _swapped():
+            raise ChangedError("a shared memory segment was swapped out while its pages were looked for")
 
     def _not_zero(self) -> Iterator[Extent]:
         """By looking at the content: for huge pages, of which the kernel does not tell the holes."""
@@ -174,6 +176,12 @@ class _Mapping:
                 empty = libc.memory(self._address + start, size) == _ZEROS[:size]
             if not empty:
                 yield self._extent(start, start + size)
+
+
+def _swapped() -> bool:
+    info = libc.shm_info()
+    libc.shmctl(0, libc.SHM_INFO, info)
+    return info.shm_swp > 0
 
 
 def _open_mapping(mapping: str) -> int | None:
@@ -208,7 +216,7 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
         lambda key, flags: libc.shmget(key, segment.size, flags | huge),
         lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
     ) as shmid:
-        _fill(shmid, segment, droppable=not huge)
+        _fill(shmid, segment)
         ds = libc.shmid_ds()
         ds.shm_perm.uid, ds.shm_perm.gid, ds.shm_perm.mode = p.uid, p.gid, p.mode
         libc.shmctl(shmid, libc.IPC_SET, ds)
@@ -216,14 +224,18 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
             libc.shmctl(shmid, libc.SHM_LOCK)
 
 
-def _fill(shmid: int, segment: SharedMemory, *, droppable: bool) -> None:
+def _fill(shmid: int, segment: SharedMemory) -> None:
+    huge_page = huge_page_size(segment.hugetlb_flag)
+    end = segment.size + -segment.size % (huge_page or _PAGE)
     address = None
     try:
         for extent in segment.extents:
             if address is None:  # a segment without data is not touched at all
                 address = libc.shmat(shmid, 0)
+            if extent.offset + extent.length > end:  # beyond it is other memory of this process
+                raise ObjectError(f"shared memory segment {shmid}: data at {extent.offset:#x} is beyond its end")
             where = address + extent.offset
-            for start, view in _windows(where, extent.length, droppable, libc.MADV_POPULATE_WRITE):
+            for start, view in _windows(where, extent.length, not huge_page, libc.MADV_POPULATE_WRITE):
                 extent.read_into(view, start)
     finally:
         if address is not None:

@@ -316,7 +316,7 @@ def _pagemap(image: ImageFile) -> Iterator[object]:
 
 
 def _segments(image: ImageFile) -> Iterator[model.SharedMemory]:
-    return codec.decode_segments(image, lambda shmid, size: (), imageset.PAGE_SIZE)
+    return codec.decode_segments(image, lambda shmid, end: (), imageset.PAGE_SIZE)
 
 
 _KINDS = {

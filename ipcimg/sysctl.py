@@ -10,6 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from .interrupts import deferred
+
 ROOT = "/proc/sys"
 
 
@@ -56,8 +58,9 @@ def temporarily(name: str, value: int) -> Iterator[None]:
     if before == value:
         yield
         return
-    write(name, value)
     try:
+        write(name, value)
         yield
     finally:
-        write(name, before)
+        with deferred():
+            write(name, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 from . import preset, sysctl
@@ -38,7 +39,7 @@ SEM = "kernel/sem"
 RMID_FORCED = "kernel/shm_rmid_forced"
 
 _INT_MAX = (1 << 31) - 1
-_IPCMNI = 32768  # linux/ipc.h: the most objects of a kind
+_IPCMNI = (1 << 24, 1 << 15)  # ipc/util.h: the most objects of a kind, with ipcmni_extend and without
 _UNLIMITED = (1 << 64) - 1 - (1 << 24)  # SHMMAX and SHMALL of linux/shm.h: the largest that cannot overflow
 
 
@@ -76,16 +77,22 @@ def wide_open(before: Variables) -> Iterator[None]:
             for name, value in (
                 ("msg_ctlmax", _INT_MAX),
                 ("msg_ctlmnb", _INT_MAX),
-                ("msg_ctlmni", _IPCMNI),
                 ("shm_ctlmax", _UNLIMITED),
                 ("shm_ctlall", _UNLIMITED),
-                ("shm_ctlmni", _IPCMNI),
             ):
                 present = getattr(before, name)
                 _set(_PATHS[name], present, max(present, value))
-            semmsl, semmns, semopm, semmni = before.sem_ctls
-            wide = (max(semmsl, 1 << 30), max(semmns, 1 << 30), semopm, max(semmni, _IPCMNI))
-            sysctl.write(SEM, " ".join(map(str, wide)))
+            semmsl, semmns, semopm, _ = before.sem_ctls
+            wide = f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {semopm}"
+            for objects in _IPCMNI:
+                try:
+                    sysctl.write(_PATHS["msg_ctlmni"], objects)
+                    sysctl.write(_PATHS["shm_ctlmni"], objects)
+                    sysctl.write(SEM, f"{wide} {objects}")
+                    break
+                except OSError as error:
+                    if error.errno != errno.EINVAL or objects == _IPCMNI[-1]:
+                        raise
         yield
     except BaseException:
         with deferred():
@@ -107,7 +114,8 @@ def apply(variables: Variables, *, rmid_forced: bool) -> None:
                 preset.disarm(kind)
         for name, path in _PATHS.items():
             wanted = getattr(variables, name)
-            if wanted is not None:
+            # 0 stands for a variable that the kernel of the dump did not have: none of these can be 0.
+            if wanted is not None and (wanted or name not in _MAY_BE_MISSING):
                 _set(path, getattr(present, name), wanted)
         if variables.sem_ctls != present.sem_ctls:
             sysctl.write(SEM, " ".join(map(str, variables.sem_ctls)))

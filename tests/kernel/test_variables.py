@@ -85,7 +85,7 @@ def test_segments_survive_rmid_forced(source: Namespace, target: Namespace, tmp_
     assert source.do(oracle.variables)["kernel/shm_rmid_forced"] == "1"
     assert source.do(lambda: oracle.table("shm"))[created]["nattch"] == 1
     done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
-    assert "Warning: kernel.shm_rmid_forced stays 0" in done.stderr
+    assert "Warning: kernel.shm_rmid_forced is left at 0" in done.stderr
     assert target.do(lambda: oracle.content(created, 6)) == b"before"
     # A command that the restoring process becomes is their creator, so there it can be 1.
     show = "cat /proc/sys/kernel/shm_rmid_forced /proc/sysvipc/shm"
