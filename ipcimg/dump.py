@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from . import imageset, interrupts, msg, namespace, sem, shm, sysctl, var
-from .errors import KernelError, doing, explain
+from .errors import ChangedError, KernelError, doing, explain
 from .model import Contents, Counts
 
 
@@ -36,6 +36,7 @@ def dump(
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
             variables = var.collect()
+            present = _objects()
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
             contents = Contents(
@@ -46,6 +47,22 @@ def dump(
             )
             counts = imageset.write(contents, out, criu_exact=criu_exact)
             undo.close()
+            moved = _objects() ^ present
+            if moved and not frozen:
+                raise ChangedError(f"{min(moved)} came or went while the namespace was read")
             return counts
         except OSError as error:
             raise KernelError(f"dumping {source.described}: {explain(error)}") from error
+
+
+_NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}
+
+
+def _objects() -> set[str]:
+    """The objects of the namespace the caller is in, by name: the second column of /proc/sysvipc/*."""
+    found = set()
+    for kind, name in _NAMES.items():
+        with open(f"/proc/sysvipc/{kind}") as table:
+            next(table)
+            found.update(f"{name} {line.split(None, 2)[1]}" for line in table)
+    return found

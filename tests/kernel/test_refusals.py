@@ -214,3 +214,40 @@ def test_changing_queue(source: Namespace, tmp_path: Path) -> None:
     finally:
         turner.kill()
         turner.wait()
+
+
+def test_object_that_comes_meanwhile(source: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(300)])
+    dump = subprocess.Popen([*IPCIMG, "dump", "-t", str(source.pid), "-D", tmp_path / "d"], stderr=subprocess.PIPE)
+    started = tmp_path / "d" / ".ipcimg-1.tmp" / "ipcns-msg-1.img"
+    until = time.monotonic() + 30
+    while not started.exists():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    source.do(lambda: oracle.segment(0x99, 4096))
+    _, errors = dump.communicate(timeout=60)
+    assert errors == b"ipcimg: Error: shared memory segment 0 came or went while the namespace was read\n"
+    assert not (tmp_path / "d").exists()
+
+
+def test_set_in_use(source: Namespace, tmp_path: Path) -> None:
+    """A semaphore set that is used all the time; and one that rests is dumped at once with the caller's word."""
+    source.do(lambda: oracle.semaphores(0x77, [1, 0]))
+    begin = time.monotonic()
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
+    assert time.monotonic() - begin < 0.9
+    use = (
+        "import ctypes; l = ctypes.CDLL(None); b = (ctypes.c_short * 6)(0, -1, 0, 0, 1, 0)\n"
+        "while True: l.semop(0, b, 2); b[1], b[4] = -b[1], -b[4]"
+    )
+    user = subprocess.Popen(["nsenter", f"--ipc={source.path}", "python3", "-c", use])
+    try:
+        until = time.monotonic() + 30
+        while source.do(lambda: oracle.table("sem"))[0]["otime"] == 0:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        line = refused("dump", "-t", source.pid, "-D", tmp_path / "e")
+        assert line == "semaphore set 0 is in use all the time; stop its users"
+    finally:
+        user.kill()
+        user.wait()
