@@ -60,7 +60,7 @@ _NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaph
 
 def _objects() -> set[str]:
     """The objects of the namespace the caller is in, by name: the second column of /proc/sysvipc/*."""
-    found = set()
+    found: set[str] = set()
     for kind, name in _NAMES.items():
         with open(f"/proc/sysvipc/{kind}") as table:
             next(table)
