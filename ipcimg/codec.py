@@ -144,6 +144,7 @@ def decode_variables(image: ImageFile) -> model.Variables:
     start = reader.offset
     entry = _parse(reader, start, reader.required_entry("ipc_var_entry"), criu.ipc_var_entry())
     checks = _Checks(reader, start, "variables")
+    checks.within("shm_rmid_forced", entry.shm_rmid_forced, 0, 1)
     if len(entry.sem_ctls) != 4:
         raise checks.fail(f"sem_ctls has {len(entry.sem_ctls)} numbers; kernel.sem has 4")
     reader.expect_end()
@@ -288,6 +289,8 @@ def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
         facts = None
         if entry.HasExtension(_FACTS_OF_SEMAPHORES):
             f = entry.Extensions[_FACTS_OF_SEMAPHORES]
+            if len(f.sempid) != entry.nsems:
+                raise checks.fail(f"{len(f.sempid)} process ids for {entry.nsems} semaphores")
             facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
         yield model.SemaphoreSet(permissions, values, facts)
 

@@ -30,6 +30,7 @@ _NUMBER = "(0|[1-9][0-9]{0,9})"
 _SET_NAME = re.compile(rf"(?:ipcns-(?:{'|'.join(KINDS)})|ipcimg-manifest)-{_NUMBER}\.img\Z")
 _SEGMENT_NAME = re.compile(rf"(?:pagemap-shmem|pages)-{_NUMBER}\.img\Z")
 _PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
+_TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
 _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 
 # fsync(2) of a small file is a transaction of the file system's journal. Beyond this many files one
@@ -75,15 +76,15 @@ class ImageDirectory:
     def __init__(self, path: str, *, create: bool = False, dir_fd: int | None = None) -> None:
         """Open it; with create make it, mode 0700, where it is missing. Raises DirectoryError."""
         self.path, self._created = path, False
+        name = os.path.basename(path) if dir_fd is not None else path
         try:
             if create and dir_fd is None:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path, 0o700)
                     self._created = True
-            name = os.path.basename(path) if dir_fd is not None else path
             self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
-            raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{path}: ')}") from error
+            raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{name}: ')}") from error
 
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:
@@ -125,6 +126,9 @@ class ImageDirectory:
         """The set to read: ns_id, or the only one there is. Raises DirectoryError."""
         sets = self.sets()
         if not sets:
+            for name in self.names():
+                if match := _TEMPORARY_NAME.match(name):
+                    self.refuse_unfinished(int(match[1]))
             raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
         if ns_id is None:
             if len(sets) > 1:
@@ -255,29 +259,36 @@ def new_set(directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iter
 
 
 def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
-    """Lock the image directory and make the temporary one; what a dead writer left is completed or removed first."""
-    name = _temporary_name(ns_id)
+    """Lock the image directory and make the temporary one; what dead writers left is completed or removed first."""
     try:
         # One writer at a time, also of different sets: they share the numbers of pages files.
         fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        while True:
-            fresh = not directory.has(name)
-            if fresh:
-                os.mkdir(name, 0o700, dir_fd=directory.fd)
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd)
-            if fresh:
-                return fd
-            try:
-                if _has(fd, _COMMIT):
-                    _into_place(directory, ns_id, fd)
-                else:
-                    _remove_temporary(directory, ns_id, fd)
-            finally:
-                os.close(fd)
+        for name in directory.names():
+            if match := _TEMPORARY_NAME.match(name):
+                _settle(directory, int(match[1]))
+        name = _temporary_name(ns_id)
+        os.mkdir(name, 0o700, dir_fd=directory.fd)
+        return _open_temporary(directory, ns_id)
     except BlockingIOError:
         raise DirectoryError(f"image directory {directory.path}: another dump into it is running") from None
     except OSError as error:
-        raise DirectoryError(f"image directory {directory.path}: {explain(error).removeprefix(f'{name}: ')}") from error
+        raise DirectoryError(f"image directory {directory.path}: {explain(error)}") from error
+
+
+def _open_temporary(directory: ImageDirectory, ns_id: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(_temporary_name(ns_id), flags, dir_fd=directory.fd)
+
+
+def _settle(directory: ImageDirectory, ns_id: int) -> None:
+    temporary = _open_temporary(directory, ns_id)
+    try:
+        if _has(temporary, _COMMIT):
+            _into_place(directory, ns_id, temporary)
+        else:
+            _remove_temporary(directory, ns_id, temporary)
+    finally:
+        os.close(temporary)
 
 
 def _write_commit(temporary: int, old: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from .interrupts import deferred
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
 
 _T = TypeVar("_T")
-_PARENTS_AT_MOST = 256  # a chain of `parent` links longer than this is taken for a circle
+_PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for a circle
 
 
 # ---- loading -------------------------------------------------------------------------------
@@ -313,11 +313,12 @@ def _to_replace(directory: ImageDirectory, ns_id: int, force: bool) -> set[str]:
 
 
 def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
-    """The names of the files of set ns_id, ours or CRIU's, as far as they are there."""
-    found = _manifest(directory, ns_id)
-    if found is not None:
-        return {manifest_name(ns_id)} | {name for name in found.files if directory.has(name)}
-    files = {name for kind in KINDS if directory.has(name := kind_name(kind, ns_id))}
+    """The names of the files of set ns_id, ours or CRIU's, as far as they are there.
+
+    Which segments and pages belong to it is told by its images alone: a manifest may list anything.
+    """
+    own = (manifest_name(ns_id), *(kind_name(kind, ns_id) for kind in KINDS))
+    files = {name for name in own if directory.has(name)}
     if kind_name("shm", ns_id) in files:
         image = directory.image(kind_name("shm", ns_id))
         for segment in codec.decode_segments(image, lambda shmid, end: (), PAGE_SIZE):

@@ -1,0 +1,157 @@
+"""Who may import whom, and the linters: what every change has to keep."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import ipcimg
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "ipcimg"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+# The two sides of model.py, which know nothing of each other, and those who bring them together.
+KERNEL = {"libc", "namespace", "sysctl", "preset", "quiet", "var", "msg", "sem", "shm", "create"} & set(MODULES)
+COLLECTORS = {"var", "msg", "sem", "shm"}
+IMAGES = {"image", "codec", "manifest", "directory", "imageset"}
+TOGETHER = {"dump", "restore", "check", "cli", "__init__"}
+
+
+def imported(module: str, at_import: bool = False) -> set[str]:
+    """What a module imports: ipcimg's modules by their names, others by their whole names.
+
+    At import: without what is imported inside functions, or for the type checker alone.
+    """
+    names: set[str] = set()
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if at_import and isinstance(node, (ast.FunctionDef, ast.If)):
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1, f"{module} imports from beyond ipcimg"
+            names |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+        todo += ast.iter_child_nodes(node)
+    return names
+
+
+def of_ipcimg(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """The modules of ipcimg that importing a module imports, through all others."""
+    found = {module}
+    for name in imported(module, at_import=True) & set(MODULES):
+        if name not in seen:
+            found |= of_ipcimg(name, seen | found)
+    return found
+
+
+def packages(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in imported(module)}
+
+
+def test_every_module_has_its_side() -> None:
+    """A new module must be put on one side, or be known to both."""
+    known_to_both = {"model", "errors", "describe", "interrupts"}
+    assert set(MODULES) - KERNEL - IMAGES - TOGETHER - {"show"} == known_to_both
+
+
+@pytest.mark.parametrize("module", ["image", "codec", "manifest", "model", "errors", "describe"])
+def test_codec_and_below_know_no_kernel(module: str) -> None:
+    assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
+
+
+@pytest.mark.parametrize("module", ["directory", "imageset", "show"])
+def test_the_inspector_s_side_collects_nothing(module: str) -> None:
+    assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"__init__"}) == set()
+
+
+@pytest.mark.parametrize("module", sorted(KERNEL))
+def test_the_kernel_s_side_knows_no_images(module: str) -> None:
+    assert of_ipcimg(module) & (IMAGES | TOGETHER | {"show", "describe"}) == set()
+    assert packages(module) & {"pb", "google"} == set()
+
+
+def test_collectors_know_nothing_of_each_other() -> None:
+    for module in COLLECTORS:
+        assert imported(module) & COLLECTORS == set(), module
+
+
+def test_model_knows_nobody() -> None:
+    assert imported("model") & set(MODULES) == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "only"), [("ctypes", {"libc"}), ("pb", {"codec"}), ("google", {"codec"}), ("argparse", {"cli"})]
+)
+def test_one_module_knows(package: str, only: set[str]) -> None:
+    assert {module for module in MODULES if package in packages(module)} == only
+
+
+def test_nothing_but_protobuf_is_needed() -> None:
+    for module in MODULES:
+        others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "__version__"}
+        assert others <= {"google"}, module
+
+
+# ---- the public names ----------------------------------------------------------------------
+
+
+def python(program: str) -> str:
+    """What a Python program of its own prints."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ipcimg.__all__)
+def test_public_name(name: str) -> None:
+    assert python(f"from ipcimg import {name}; print(type({name}) is type(__import__('sys')))") == "False\n"
+
+
+@pytest.mark.parametrize("first", ["dump", "restore", "load", "new", "check"])
+@pytest.mark.parametrize("then", ["dump", "restore"])
+def test_functions_that_are_named_as_their_modules(first: str, then: str) -> None:
+    """Importing a submodule sets its name in the package: in no order may that hide the function."""
+    program = f"import ipcimg; getattr(ipcimg, {first!r}, None); print(callable(ipcimg.{then}))"
+    assert python(program) == "True\n"
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ipcimg.nothing
+
+
+# ---- generated code and linters ------------------------------------------------------------
+
+
+def test_generated_code_is_fresh(tmp_path: pathlib.Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "generate_pb.py", tmp_path], check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_text() for path in (PACKAGE / "pb").iterdir() if path.is_file()}
+    assert made == committed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ruff", "check", "--no-cache"],
+        ["ruff", "format", "--check", "--no-cache"],
+        ["mypy"],
+    ],
+    ids=" ".join,
+)
+def test_linter(arguments: list[str], tmp_path: pathlib.Path) -> None:
+    # A cache from an earlier run can hide what a fresh checkout shows.
+    cache = ["--cache-dir", str(tmp_path)] if arguments == ["mypy"] else []
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, *cache], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
