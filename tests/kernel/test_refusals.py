@@ -165,7 +165,7 @@ def test_read_only_disk(dumped: Path, source: Namespace, small_disk: Path) -> No
     line = refused("dump", "-t", source.pid, "-D", small_disk / "d")
     assert line == f"image directory {small_disk}/d: Read-only file system"
     line = refused("dump", "-t", source.pid, "-D", small_disk)
-    assert line == f"image directory {small_disk}: Read-only file system"
+    assert line == f"image directory {small_disk}: .ipcimg-1.tmp: Read-only file system"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
