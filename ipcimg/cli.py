@@ -126,12 +126,15 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {(1 << 32) - 1}")
     return int(text)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    # A caller may have closed them; these live as long as the process.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -161,6 +164,16 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
 def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(parser: argparse.ArgumentParser, text: str) -> None:
+    """Print that the work is done. It stays done if nobody can read that."""
+    try:
+        print(printable(text), flush=True)
+    except OSError as error:
+        _forget_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _say(parser, f"Warning: {text}, but standard output: {explain(error)}")
 
 
 def _say(parser: argparse.ArgumentParser, text: str) -> None:
@@ -199,7 +212,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             criu_exact=options.criu_exact,
             frozen=options.frozen_by_caller,
         )
-    print(f"dumped {_counts(counts)} into {options.images_dir}")
+    _report(parser, f"dumped {_counts(counts)} into {options.images_dir}")
     return DONE
 
 
@@ -210,9 +223,9 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     command: list[str] = options.run_command
     if command[:1] == ["--"]:  # Python 3.13 leaves it out
         command = command[1:]
-    if not options.new_ns and (options.pin or command):
+    if not options.new_ns and (options.pin is not None or command):
         parser.error("--pin and COMMAND go with --new-ns")
-    if options.new_ns and not (options.pin or command):
+    if options.new_ns and options.pin is None and not command:
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
     with namespace.new() if options.new_ns else _namespace(options) as target:
         target.enter()
@@ -221,12 +234,9 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         )
         for warning in restored.warnings:
             _say(parser, f"Warning: {warning}")
-        if options.pin:
+        if options.pin is not None:
             target.pin(options.pin)
-        try:
-            print(f"restored {_counts(restored.counts)} from {options.images_dir}", flush=True)
-        except BrokenPipeError:
-            _forget_stdout()  # nobody reads it, but COMMAND is to run
+        _report(parser, f"restored {_counts(restored.counts)} from {options.images_dir}")
         if not command:
             return DONE
         for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -235,7 +245,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             # In this very process: it is the creator of the segments, and keeps them alive.
             os.execvp(command[0], command)
         except OSError as error:
-            if options.pin:
+            if options.pin is not None:
                 target.unpin(options.pin)
             raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
 

@@ -484,6 +484,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
     checks = _Checks(reader, start, "manifest")
     reader.expect_end()
     checks.within("version", entry.version, 1, Manifest.VERSION)
+    checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
     for text in (entry.tool, entry.kernel, entry.machine, *(file.name for file in entry.files)):

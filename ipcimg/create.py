@@ -19,7 +19,8 @@ from .preset import Preset
 _WHY = {
     errno.EEXIST: "there is another object with that key in the namespace",
     errno.EAGAIN: "it does not take all its messages",
-    errno.ENOSPC: "the namespace has no room for one more",
+    errno.ENOSPC: "the namespace has no room for one more, or the id is the last there can be and taken",
+    errno.EINVAL: "Invalid argument: its size, or an owner that is not mapped in the user namespace",
 }
 
 

@@ -18,12 +18,13 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
-from .interrupts import deferred
+from .interrupts import deferred, held
 
 KINDS = ("var", "shm", "msg", "sem")
 _NUMBER = "(0|[1-9][0-9]{0,9})"
@@ -87,8 +88,9 @@ class ImageDirectory:
             raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{name}: ')}") from error
 
     def __del__(self) -> None:
-        if getattr(self, "fd", -1) >= 0:
-            os.close(self.fd)
+        with held():
+            if getattr(self, "fd", -1) >= 0:
+                os.close(self.fd)
 
     def remove_if_created(self) -> None:
         """Undo what create did, if it did anything and nothing has come into the directory since."""
@@ -113,6 +115,22 @@ class ImageDirectory:
             why = "is a symbolic link" if os.path.islink(path) else explain(error).removeprefix(f"{name}: ")
             raise ImageError(path, None, why) from error
         return ImageFile(fd, path)
+
+    @contextlib.contextmanager
+    def being_read(self) -> Iterator[None]:
+        """Keep writers out of the directory inside the with block. Raises DirectoryError while one is in it."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DirectoryError(f"image directory {self.path}: a dump into it is running") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def is_directory(self, name: str) -> bool:
+        """Is there a directory of that name?"""
+        return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
     def parent(self) -> ImageDirectory:
         """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""
@@ -204,8 +222,8 @@ class NewSet:
         try:
             self._to_disk()
             with deferred():
-                self._moving = True
                 _write_commit(self._temporary, self._replaces - self.files.keys())
+                self._moving = True
                 _into_place(self.directory, self.ns_id, self._temporary)
         except OSError as error:
             unfinished = "; the next dump of this set completes it" if self._moving else ""
@@ -251,7 +269,8 @@ def new_set(directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iter
         made.commit()
     except BaseException:
         if made is not None:
-            made.abandon()
+            with deferred():
+                made.abandon()
         raise
     finally:
         if made is not None:
@@ -270,7 +289,9 @@ def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
         os.mkdir(name, 0o700, dir_fd=directory.fd)
         return _open_temporary(directory, ns_id)
     except BlockingIOError:
-        raise DirectoryError(f"image directory {directory.path}: another dump into it is running") from None
+        raise DirectoryError(
+            f"image directory {directory.path}: another dump into it, or a restore from it, is running"
+        ) from None
     except OSError as error:
         raise DirectoryError(f"image directory {directory.path}: {explain(error)}") from error
 

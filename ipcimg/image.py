@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from .errors import ImageError, IpcimgError
+from .interrupts import held
 
 COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
 MAX_ENTRY = 16 << 20  # bytes; the largest we write is a set of 3 million semaphores with their pids
@@ -40,8 +41,9 @@ class ImageFile:
 
     def __del__(self) -> None:
         # Readers of an image are handed out freely; the last one to go closes the file.
-        if self.fd >= 0:
-            os.close(self.fd)
+        with held():
+            if self.fd >= 0:
+                os.close(self.fd)
 
     def reader(self, offset: int = 0) -> Reader:
         """A reader that begins offset bytes into the file."""

@@ -233,7 +233,8 @@ def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
             yield out
     except BaseException:
         if directory is not None:
-            directory.remove_if_created()
+            with deferred():
+                directory.remove_if_created()
         raise
 
 
@@ -309,6 +310,9 @@ def _to_replace(directory: ImageDirectory, ns_id: int, force: bool) -> set[str]:
     files = _files_of(directory, ns_id)
     if files and not force:
         raise DirectoryError(f"image directory {directory.path}: set {ns_id} is there already; --force replaces it")
+    for name in sorted(filter(directory.has, files)):
+        if directory.is_directory(name):
+            raise DirectoryError(f"{os.path.join(directory.path, name)} is a directory, which --force does not replace")
     return files
 
 
@@ -323,7 +327,8 @@ def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
         image = directory.image(kind_name("shm", ns_id))
         for segment in codec.decode_segments(image, lambda shmid, end: (), PAGE_SIZE):
             name = pagemap_name(segment.permissions.id)
-            if directory.has(name):
+            inline = any(True for _ in segment.extents)  # then a page map of that id is somebody else's
+            if directory.has(name) and not inline:
                 pages_id, _ = codec.decode_pagemap(directory.image(name), PAGE_SIZE)
                 files |= {name, pages_name(pages_id)}
     return files

@@ -27,13 +27,28 @@ class Interrupted(BaseException):
 class _State:
     depth = 0
     pending: int | None = None
+    over = False  # one signal is enough: what it set off is not to be interrupted by another
 
 
 def _arrived(signum: int, frame: FrameType | None) -> None:
+    if _State.over:
+        return
     if _State.depth:
         _State.pending = signum
     else:
+        _State.over = True
         raise Interrupted(signum)
+
+
+def _deliver() -> None:
+    if _State.pending is not None and not _State.depth:
+        signum, _State.pending, _State.over = _State.pending, None, True
+        raise Interrupted(signum)
+
+
+def finished() -> None:
+    """To be called inside deferred() when the work is done: a signal that comes later comes too late."""
+    _State.over = _State.pending is None
 
 
 @contextlib.contextmanager
@@ -48,10 +63,12 @@ def handled() -> Iterator[None]:
             if handler is not signal.SIG_IGN:
                 signal.signal(number, _arrived)
         yield
+        _deliver()
     finally:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+        _State.pending, _State.over = None, False
 
 
 class deferred:
@@ -64,6 +81,16 @@ class deferred:
 
     def __exit__(self, *error: object) -> None:
         _State.depth -= 1
-        if not _State.depth and _State.pending is not None:
-            signum, _State.pending = _State.pending, None
-            raise Interrupted(signum)
+        _deliver()
+
+
+class held:
+    """A context in which Interrupted waits, and is not raised at its end: for __del__, where it would be lost."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        _State.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        _State.depth -= 1

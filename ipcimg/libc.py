@@ -166,6 +166,7 @@ class shm_info(ctypes.Structure):
         ("shm_swp", c_ulong),
         ("_unused", c_ulong * 2),
     )
+    used_ids: int
     shm_swp: int
 
 

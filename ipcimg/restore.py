@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from . import imageset, interrupts, libc, msg, namespace, sem, shm, var
 from .create import Creator, unmake
+from .directory import ImageDirectory
 from .errors import KernelError, explain
 from .model import Contents, Counts, Variables
 from .preset import Preset
@@ -40,13 +42,21 @@ def restore(
     segments under kernel.shm_rmid_forced alive. On any error, what was made is removed and the
     settings are put back. Raises an IpcimgError.
     """
-    images = imageset.open_set(os.fspath(directory), ns_id)
-    counts = images.check()
-    with namespace.own() as here, interrupts.handled(), (target or here).entered():
+    with contextlib.ExitStack() as stack:
+        opened = ImageDirectory(os.fspath(directory))
+        # The images are gone through twice, and are to be the same both times.
+        stack.enter_context(opened.being_read())
+        images = imageset.ImageSet(opened, opened.the_set(ns_id))
+        counts = images.check()
+        here = stack.enter_context(namespace.own())
+        stack.enter_context(interrupts.handled())
+        stack.enter_context((target or here).entered())
         entered = target or here
         before = var.collect()
         final = images.contents.variables if (not entered.is_initial if variables is None else variables) else before
-        warnings = _warnings(images.contents, final, counts, creator_stays)
+        # Writing 1 destroys every segment that nobody has attached and whose creator is gone.
+        harmless = (creator_stays or not counts.segments) and (bool(before.shm_rmid_forced) or not shm.count())
+        warnings = _warnings(images.contents, final, harmless)
         with var.wide_open(before):
             made: list[Callable[[], object]] = []
             try:
@@ -54,7 +64,8 @@ def restore(
                 _make("msg", msg.restore, images.contents.queues, made)
                 _make("sem", sem.restore, images.contents.semaphores, made)
                 with interrupts.deferred():
-                    var.apply(final, rmid_forced=creator_stays or not counts.segments)
+                    var.apply(final, rmid_forced=harmless)
+                    interrupts.finished()
             except BaseException as error:
                 with interrupts.deferred():
                     unmake(made)
@@ -73,15 +84,14 @@ def _make(
             restore_one(one, creator)
 
 
-def _warnings(contents: Contents, final: Variables, counts: Counts, creator_stays: bool) -> list[str]:
+def _warnings(contents: Contents, final: Variables, harmless: bool) -> list[str]:
     warnings = [
         f"shared memory segment {segment.permissions.id} was removed while still attached; it is now an ordinary one"
         for segment in contents.segments
         if segment.permissions.mode & libc.SHM_DEST
     ]
-    if final.shm_rmid_forced and counts.segments and not creator_stays:
+    if final.shm_rmid_forced and not harmless:
         warnings.append(
-            "kernel.shm_rmid_forced is left at 0: setting it to 1 would destroy the restored segments, which "
-            "nobody has attached yet"
+            "kernel.shm_rmid_forced is left at 0: setting it to 1 would destroy segments that nobody has attached yet"
         )
     return warnings

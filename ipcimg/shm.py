@@ -206,6 +206,13 @@ def _smaps(address: int) -> tuple[str, int]:
     raise OSError(errno.ENOENT, f"no mapping at {address:#x} in /proc/self/smaps")
 
 
+def count() -> int:
+    """How many segments the namespace of the caller has. Raises OSError."""
+    info = libc.shm_info()
+    libc.shmctl(0, libc.SHM_INFO, info)
+    return info.used_ids
+
+
 def restore(segment: SharedMemory, creator: Creator) -> None:
     """Make a segment as it was. The namespace's limits are wide open. Raises ObjectError."""
     p = segment.permissions

@@ -615,7 +615,7 @@ def test_another_process_is_writing_into_the_directory(tmp_path: pathlib.Path, f
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         for ns_id in (1, 2):
-            with pytest.raises(DirectoryError, match="another dump into it is running"):
+            with pytest.raises(DirectoryError, match="another dump into it, or a restore from it, is running"):
                 ipcimg.save(NEW, where, ns_id=ns_id, force=force)
             assert snapshot(where) == before
     finally:
@@ -626,7 +626,7 @@ def test_another_process_is_writing_into_the_directory(tmp_path: pathlib.Path, f
 
 def test_the_lock_is_held_while_a_set_is_written(tmp_path: pathlib.Path) -> None:
     def look() -> Iterator[Any]:
-        with pytest.raises(DirectoryError, match="another dump into it is running"):
+        with pytest.raises(DirectoryError, match="another dump into it, or a restore from it, is running"):
             ipcimg.save(NEW, tmp_path)
         with pytest.raises(DirectoryError):
             ipcimg.load(tmp_path, 1)

@@ -262,3 +262,35 @@ def test_set_in_use(source: Namespace, tmp_path: Path) -> None:
     finally:
         user.kill()
         user.wait()
+
+
+def test_other_segments_survive_a_restored_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """The images have no segment and shm_rmid_forced=1; a segment in the target has no attachment."""
+    source.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    target.do(lambda: oracle.segment(0x99, 4096, [(0, b"mine")]))
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert "Warning: kernel.shm_rmid_forced is left at 0" in done.stderr
+    assert target.do(lambda: oracle.content(0, 4)) == b"mine"
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", ">/dev/full"])
+def test_nobody_reads_the_success(source: Namespace, target: Namespace, tmp_path: Path, redirection: str) -> None:
+    """What is done stays done and is called so."""
+    source.do(lambda: oracle.queue(0x1234, messages=[(1, b"one")]))
+    for command in (("dump", "-t", source.pid), ("restore", "-t", target.pid)):
+        call = [*IPCIMG, *map(str, command), "-D", str(tmp_path / "d")]
+        done = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", *call], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "Traceback" not in done.stdout + done.stderr
+    assert target.do(lambda: oracle.receive_all(0)) == [(1, b"one")]
+
+
+def test_force_does_not_replace_a_directory(dumped: Path, source: Namespace) -> None:
+    source.do(lambda: oracle.remove("sem", 0))
+    (dumped / "ipcns-sem-1.img").unlink()
+    (dumped / "ipcns-sem-1.img").mkdir()
+    manifest = (dumped / "ipcimg-manifest-1.img").read_bytes()
+    line = refused("dump", "-t", source.pid, "-D", dumped, "--force")
+    assert line == f"{dumped}/ipcns-sem-1.img is a directory, which --force does not replace"
+    assert (dumped / "ipcimg-manifest-1.img").read_bytes() == manifest
