@@ -3,9 +3,9 @@
 A new set is written into the directory .ipcimg-N.tmp inside the image directory, its manifest last.
 Once all of it is on the disk, the file `commit` is added, which lists the files of the old set that
 are to go. From then on the set is moved to its place, the manifest last again, and the temporary
-directory is removed. While that exists, set N is unfinished and nobody loads it. Without `commit` a
-temporary directory is worthless; with it, whoever comes next moves on where a killed process
-stopped, and so completes the set.
+directory is removed; meanwhile set N is unfinished and nobody loads it. Without `commit` a temporary
+directory is worthless, and an older set N is as whole as it was; with it, whoever comes next moves on
+where a killed process stopped, and so completes the set.
 
 A writer holds the lock of the image directory (flock(2)), so a temporary directory that is there
 when the lock is taken has lost its writer. Everything is done by names relative to open directories,

@@ -129,7 +129,7 @@ class _Mapping:
         if self._fd is not None:
             return self._data(self._fd)
         # mincore(2) does not tell a page that is swapped out from a hole.
-        return self._not_zero() if _swapped() else self._resident()
+        return self._not_zero() if _info().shm_swp else self._resident()
 
     def _extent(self, start: int, end: int) -> MappedExtent:
         return MappedExtent(self._address + start, start, end - start, droppable=not self._huge_page)
@@ -161,7 +161,7 @@ class _Mapping:
                     start = None
         if start is not None:
             yield self._extent(start * _PAGE, pages * _PAGE)
-        if _swapped():
+        if _info().shm_swp:
             raise ChangedError("a shared memory segment was swapped out while its pages were looked for")
 
     def _not_zero(self) -> Iterator[Extent]:
@@ -178,10 +178,11 @@ class _Mapping:
                 yield self._extent(start, start + size)
 
 
-def _swapped() -> bool:
+def _info() -> libc.shm_info:
+    """What the kernel tells of all segments of the caller's namespace."""
     info = libc.shm_info()
     libc.shmctl(0, libc.SHM_INFO, info)
-    return info.shm_swp > 0
+    return info
 
 
 def _open_mapping(mapping: str) -> int | None:
@@ -208,9 +209,7 @@ def _smaps(address: int) -> tuple[str, int]:
 
 def count() -> int:
     """How many segments the namespace of the caller has. Raises OSError."""
-    info = libc.shm_info()
-    libc.shmctl(0, libc.SHM_INFO, info)
-    return info.used_ids
+    return _info().used_ids
 
 
 def restore(segment: SharedMemory, creator: Creator) -> None:
