@@ -35,13 +35,16 @@ __all__ = [
     "IpcNamespace",
     "IpcimgError",
     "KernelError",
+    "LossError",
     "Message",
     "MessageQueue",
     "NamespaceError",
     "ObjectError",
     "Permissions",
     "QueueFacts",
+    "Restored",
     "SegmentFacts",
+    "Selection",
     "SemaphoreFacts",
     "SemaphoreSet",
     "SharedMemory",
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
         ImageError,
         IpcimgError,
         KernelError,
+        LossError,
         NamespaceError,
         ObjectError,
     )
@@ -83,7 +87,8 @@ if TYPE_CHECKING:
         Variables,
     )
     from .namespace import IpcNamespace, at_path, new, of_process, own
-    from .restore import restore
+    from .restore import Restored, restore
+    from .selection import Selection
 
 
 class _Package(ModuleType):
@@ -103,7 +108,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        for module in ("errors", "model", "imageset", "namespace", "dump", "restore"):
+        for module in ("errors", "model", "selection", "imageset", "namespace", "dump", "restore"):
             found = vars(import_module(f"{__name__}.{module}")).get(name)
             if found is not None:
                 globals()[name] = found

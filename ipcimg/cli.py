@@ -7,6 +7,8 @@ After `restore … -- COMMAND` it is COMMAND's.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -18,12 +20,17 @@ from . import __version__
 from .describe import printable
 from .errors import IpcimgError, explain
 from .interrupts import Interrupted
+from .model import NAMES
+from .selection import KINDS, Selection
 
 if TYPE_CHECKING:
+    from .diff import Summary
     from .model import Counts
     from .namespace import IpcNamespace
+    from .restore import Restored
 
 DONE, FAILED, WRONG = 0, 1, 2
+_GRANULE = 4096  # bytes: how exactly differences of segments are told, whatever the size of a page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,35 +51,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_namespace(dump, "namespace to dump")
     _add_directory(dump)
+    _add_selection(dump, "dump")
     dump.add_argument("--force", action="store_true", help="replace set N where it is there already")
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
-    dump.add_argument(
-        "--frozen-by-caller",
-        action="store_true",
-        help="I have stopped all users of the namespace: do not check, nor wait for it, that nothing moves",
-    )
+    _add_frozen(dump)
     dump.set_defaults(run=_dump)
 
     restore = commands.add_parser(
         "restore",
         help="make an IPC namespace from images",
         allow_abbrev=False,
-        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [--ns-id N] [--vars | --no-vars] "
-        "[-- COMMAND…]",
+        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
         description="Make everything that an image directory holds, under the same ids.",
     )
     target = _add_namespace(restore, "namespace to restore into")
     target.add_argument("--new-ns", action="store_true", help="a new namespace, for --pin or COMMAND")
     restore.add_argument("--pin", metavar="PATH", help="keep the new namespace by a bind mount on the new file PATH")
     _add_directory(restore)
+    _add_selection(restore, "restore")
     restore.add_argument(
         "--vars",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="restore the namespace's settings too (default: unless it is the machine's own namespace)",
+        help="restore the namespace's settings too (default: unless it is the machine's own namespace, or a part is "
+        "restored)",
+    )
+    restore.add_argument(
+        "--into-free-ids", action="store_true", help="give objects whose ids are taken other ids, and print which"
+    )
+    restore.add_argument(
+        "--hold",
+        action="store_true",
+        help="keep segments that only attachments keep alive in a process of its own until somebody attaches them",
+    )
+    restore.add_argument("--pidfile", metavar="FILE", help="write the process id of that process to FILE")
+    restore.add_argument("--strict", action="store_true", help="refuse what would otherwise end with a warning")
+    restore.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    restore.add_argument(
+        "-v", "--verbose", action="count", default=0, help="list what is in the images and nobody can restore"
     )
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_restore)
+
+    diff = commands.add_parser(
+        "diff",
+        help="compare two sets of images, or one and a living namespace",
+        allow_abbrev=False,
+        description="Say what differs between A and B, each an image directory, ns:PID or ns:PATH. "
+        "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
+    )
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="an image directory, or ns:PID or ns:PATH for a namespace")
+    diff.add_argument("--ns-id", type=_number, metavar="N", help="the set of the image directories")
+    _add_selection(diff, "compare")
+    _add_frozen(diff)
+    diff.add_argument("--facts", action="store_true", help="compare times and process ids as well")
+    diff.add_argument("--json", action="store_true", help="print the differences as one JSON object")
+    diff.set_defaults(run=_diff)
 
     check = commands.add_parser(
         "check",
@@ -107,6 +142,11 @@ def show_main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="show all messages")
     parser.add_argument("--hex", action="store_true", help="show contents of messages in full, as a hex dump")
     parser.add_argument("--json", action="store_true", help="print each image as crit does, one JSON object a line")
+    parser.add_argument("-c", "--creator", action="store_true", help="show who made the objects: CUID, CGID")
+    parser.add_argument(
+        "-t", "--time", action="store_true", help="show when objects were last used and changed, in UTC"
+    )
+    parser.add_argument("-p", "--pid", action="store_true", help="show which process last operated on each semaphore")
     parser.set_defaults(run=_show)
     return _run(parser, arguments)
 
@@ -123,6 +163,55 @@ def _add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._Mutu
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the image directory")
     parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
+
+
+def _add_frozen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--frozen-by-caller",
+        action="store_true",
+        help="I have stopped all users of the namespace: do not check, nor wait for it, that nothing moves",
+    )
+
+
+def _add_selection(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--only", type=_kinds, metavar="KIND,…", help=f"{what} only these kinds: {', '.join(KINDS)} (the settings)"
+    )
+    parser.add_argument(
+        "--id", type=_id, metavar="KIND:ID", action="append", default=[], help=f"{what} only this object (repeatable)"
+    )
+    parser.add_argument(
+        "--key", type=_key, metavar="KEY", action="append", default=[], help=f"{what} only objects with this key"
+    )
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    kinds = options.only or frozenset(KINDS)
+    return Selection(kinds, frozenset(options.id), frozenset(options.key))
+
+
+def _kinds(text: str) -> frozenset[str]:
+    kinds = frozenset(text.split(","))
+    if not kinds <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r}: the kinds are {', '.join(KINDS)}")
+    return kinds
+
+
+def _id(text: str) -> tuple[str, int]:
+    kind, _, number = text.partition(":")
+    if kind not in NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {', '.join(f'{kind}:ID' for kind in NAMES)}")
+    return kind, _number(number)
+
+
+def _key(text: str) -> int:
+    try:
+        key = int(text, 0)
+    except ValueError:
+        key = 0
+    if not 0 < key < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a key: 1 to 0xffffffff")
+    return key
 
 
 def _number(text: str) -> int:
@@ -166,14 +255,14 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _report(parser: argparse.ArgumentParser, text: str) -> None:
+def _report(parser: argparse.ArgumentParser, *lines: str) -> None:
     """Print that the work is done. It stays done if nobody can read that."""
     try:
-        print(printable(text), flush=True)
+        print(*map(printable, lines), sep="\n", flush=True)
     except OSError as error:
         _forget_stdout()
         if not isinstance(error, BrokenPipeError):
-            _say(parser, f"Warning: {text}, but standard output: {explain(error)}")
+            _say(parser, f"Warning: {'; '.join(lines)}, but standard output: {explain(error)}")
 
 
 def _say(parser: argparse.ArgumentParser, text: str) -> None:
@@ -208,6 +297,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             options.images_dir,
             source,
             ns_id=options.ns_id,
+            only=_selection(options),
             force=options.force,
             criu_exact=options.criu_exact,
             frozen=options.frozen_by_caller,
@@ -227,27 +317,117 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         parser.error("--pin and COMMAND go with --new-ns")
     if options.new_ns and options.pin is None and not command:
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
-    with namespace.new() if options.new_ns else _namespace(options) as target:
+    with contextlib.ExitStack() as stack:
+        # What may fail comes first: a holder whose process id nobody learns would be there for good.
+        pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "w"))
+        target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
         target.enter()
         restored = restore(
-            options.images_dir, target, ns_id=options.ns_id, variables=options.vars, creator_stays=bool(command)
+            options.images_dir,
+            target,
+            ns_id=options.ns_id,
+            only=_selection(options),
+            variables=options.vars,
+            into_free_ids=options.into_free_ids,
+            hold=options.hold,
+            strict=options.strict,
+            creator_stays=bool(command),
         )
         for warning in restored.warnings:
             _say(parser, f"Warning: {warning}")
-        if options.pin is not None:
-            target.pin(options.pin)
-        _report(parser, f"restored {_counts(restored.counts)} from {options.images_dir}")
-        if not command:
-            return DONE
-        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(ignored_by_python, signal.SIG_DFL)
+        if options.verbose:
+            for line in restored.facts_lost:
+                _say(parser, f"Not restored, since nobody can: {line}")
         try:
-            # In this very process: it is the creator of the segments, and keeps them alive.
-            os.execvp(command[0], command)
-        except OSError as error:
+            if pidfile is not None and restored.holder is not None:
+                print(restored.holder, file=pidfile, flush=True)
             if options.pin is not None:
-                target.unpin(options.pin)
-            raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
+                target.pin(options.pin)
+            _report(parser, *_restored(restored, options.images_dir, options.json))
+            if command:
+                _become(command, options.pin)
+        except BaseException:
+            if options.new_ns and restored.holder is not None:  # nobody can get at what it holds
+                os.kill(restored.holder, signal.SIGTERM)
+            raise
+        return DONE
+
+
+def _become(command: list[str], pin: str | None) -> None:
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    try:
+        # In this very process: it is the creator of the segments, and keeps them alive.
+        os.execvp(command[0], command)
+    except OSError as error:
+        if pin is not None:
+            from .namespace import IpcNamespace
+
+            IpcNamespace.unpin(pin)
+        raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
+
+
+def _restored(restored: Restored, directory: str, as_json: bool) -> list[str]:
+    if as_json:
+        import json
+
+        new_ids: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
+        for (kind, old), new in restored.new_ids.items():
+            new_ids[kind][old] = new
+        return [json.dumps(dataclasses.asdict(restored) | {"new_ids": new_ids})]
+    lines = [f"restored {_counts(restored.counts)} from {directory}"]
+    lines += [f"{NAMES[kind]} {old} is now {new}" for (kind, old), new in restored.new_ids.items()]
+    if restored.holder is not None:
+        lines.append(f"process {restored.holder} keeps segments attached: {' '.join(map(str, restored.held))}")
+    return lines
+
+
+def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from . import diff, interrupts
+
+    selection = _selection(options)
+    try:
+        with interrupts.handled():
+            (a, a_meant), (b, b_meant) = (_summary(name, selection, options) for name in (options.a, options.b))
+    except (IpcimgError, OSError) as error:
+        # As diff(1) has it: 1 is for differences.
+        _say(parser, f"Error: {explain(error) if isinstance(error, OSError) else error}")
+        return WRONG
+    variables = selection.variables and a_meant and b_meant
+    found = (one for one in diff.compare(a, b, facts=options.facts) if variables or one.kind != "var")
+    same = True
+    if options.json:
+        import json
+
+        differences = [dataclasses.asdict(one) for one in found]
+        same = not differences
+        print(json.dumps({"a": options.a, "b": options.b, "same": same, "differences": differences}))
+    else:
+        for one in found:
+            same = False
+            print(printable(one.words(options.a, options.b)))
+    return DONE if same else FAILED
+
+
+def _summary(name: str, selection: Selection, options: argparse.Namespace) -> tuple[Summary, bool]:
+    """What is to be compared, and whether the settings are part of it."""
+    from . import diff
+
+    if name.startswith("ns:"):
+        from . import namespace
+        from .dump import living
+
+        which = name.removeprefix("ns:")
+        with namespace.of_process(int(which)) if which.isdigit() else namespace.at_path(which) as source:
+            source.enter()
+            with living(source, only=selection, frozen=options.frozen_by_caller) as contents:
+                return diff.summarize(contents, _GRANULE), True
+    from . import imageset
+
+    images = imageset.open_set(name, options.ns_id)
+    images.check()
+    selection.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
+    return diff.summarize(selection.of(images.contents), _GRANULE), images.variables_meant
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -269,7 +449,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from . import show
 
-    view = show.View(messages=None if options.all else options.messages, hex=options.hex, json=options.json)
+    view = show.View(
+        messages=None if options.all else options.messages,
+        hex=options.hex,
+        json=options.json,
+        creator=options.creator,
+        times=options.time,
+        pids=options.pid,
+    )
     status = DONE
     for path in options.paths:
         try:

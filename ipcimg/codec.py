@@ -472,7 +472,10 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
         **{name: getattr(manifest, name) for name in _MANIFEST_FACTS},
         **{name: getattr(manifest.counts, name) for name in _MANIFEST_COUNTS},
         files=[own.manifest_file(name=name, size=size) for name, size in manifest.files.items()],
+        selection=manifest.selection,
     )
+    if not manifest.variables_meant:
+        entry.variables_meant = False
     _writer(file, "IPCIMG_MANIFEST").entry(entry.SerializeToString())
 
 
@@ -487,11 +490,13 @@ def decode_manifest(image: ImageFile) -> Manifest:
     checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
-    for text in (entry.tool, entry.kernel, entry.machine, *(file.name for file in entry.files)):
+    for text in (entry.tool, entry.kernel, entry.machine, entry.selection, *(file.name for file in entry.files)):
         if not isinstance(text, str):  # protobuf gives bytes that are no UTF-8 as they are
             raise checks.fail(f"{text!r} is no text")
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
         files={file.name: file.size for file in entry.files},
+        selection=entry.selection if entry.HasField("selection") else None,
+        variables_meant=entry.variables_meant,
     )

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from . import libc
+from .credentials import acting_as
 from .errors import KernelError, ObjectError, explain
 from .interrupts import deferred
 from .model import Permissions
+from .owners import Owners
 from .preset import Preset
 
 _WHY = {
@@ -24,53 +28,108 @@ _WHY = {
 }
 
 
-def owned(perm: libc.ipc_perm, object_id: int) -> Permissions:
-    """struct ipc_perm as the model has it."""
-    return Permissions(perm.key, perm.uid, perm.gid, perm.cuid, perm.cgid, perm.mode, object_id)
+@dataclass(slots=True)
+class Making:
+    """How objects are made in one namespace, and which were."""
+
+    owners: Owners
+    creators: bool  # do they get their creators? Otherwise whoever makes them is the creator
+    free_ids: bool = False  # may an object get another id where its own is taken?
+    new_ids: dict[tuple[str, int], int] = field(default_factory=dict)  # of those that did: kind and id → id
+    made: list[Callable[[], object]] = field(default_factory=list)  # for each object the call that removes it
+
+    def unmake(self) -> None:
+        """Remove the objects that were made, the last first. Raises KernelError where one stays."""
+        left: list[OSError] = []
+        while self.made:
+            try:
+                self.made.pop()()
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EIDRM):  # somebody else has removed it
+                    left.append(error)
+        if left:
+            raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
+
+
+class _Object(Protocol):
+    @property
+    def permissions(self) -> Permissions: ...
+
+
+_O = TypeVar("_O", bound=_Object)
+
+
+class _Taken(ObjectError):
+    """The id that an object should get is taken."""
 
 
 class Creator:
-    """Makes objects of one kind (msg, sem or shm) under wanted ids, and remembers them."""
+    """Makes objects of one kind (msg, sem or shm) under wanted ids."""
 
-    def __init__(self, preset: Preset, made: list[Callable[[], object]]) -> None:
-        """made collects, for each object that came to be, the call that removes it."""
-        self._preset, self._made = preset, made
+    def __init__(self, kind: str, making: Making, preset: Preset) -> None:
+        self._kind, self._making, self._preset = kind, making, preset
+        self._any_id = False
         self.buffer = libc.MessageBuffer(8192)
+
+    def make(self, objects: Iterable[_O], restore: Callable[[_O, Creator], None]) -> None:
+        """Make all objects, each by restore. Those whose ids are taken come last, if they may get others.
+
+        Raises ObjectError.
+        """
+        waiting: set[int] = set()
+        for n, one in enumerate(objects):
+            try:
+                restore(one, self)
+            except _Taken:
+                if not self._making.free_ids:
+                    raise
+                waiting.add(n)
+        if waiting:
+            self._preset.disarm()
+            self._any_id = True
+            for n, one in enumerate(objects):
+                if n in waiting:
+                    restore(one, self)
 
     @contextlib.contextmanager
     def making(
-        self,
-        what: str,
-        wanted: Permissions,
-        get: Callable[[int, int], int],
-        remove: Callable[[int], object],
-    ) -> Iterator[int]:
-        """Create an object, mode 0600, for the with block to fill. get is called with key and flags.
+        self, wanted: Permissions, get: Callable[[int, int], int], remove: Callable[[int], object]
+    ) -> Iterator[tuple[int, libc.ipc_perm]]:
+        """Create an object, mode 0600, for the with block to fill, and last of all to IPC_SET to what is given with it.
 
-        Raises ObjectError, naming the object, for whatever the kernel refuses here or in the block.
+        get is called with key and flags. Raises ObjectError, naming the object, for whatever the
+        kernel refuses here or in the block.
         """
-        named = f"{what} {wanted.id}" + (f" (key {wanted.key:#010x})" if wanted.key else "")
+        named = wanted.named(self._kind)
+        uids, gids = self._making.owners.uids, self._making.owners.gids
         try:
             with deferred():
-                self._preset.arm(wanted.id)
-                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-                self._preset.taken()
-                self._made.append(lambda: remove(given))
-            if given != wanted.id:
-                raise ObjectError(f"{named}: that id is taken in the namespace (the kernel gave {given})")
-            yield given
+                given = self._get(wanted, get)
+                self._making.made.append(lambda: remove(given))
+                if given != wanted.id:
+                    if not self._any_id:
+                        self._making.made.pop()()
+                        raise _Taken(f"{named}: that id is taken in the namespace (the kernel gave {given})")
+                    self._making.new_ids[self._kind, wanted.id] = given
+            yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
-
-def unmake(made: list[Callable[[], object]]) -> None:
-    """Remove the objects that were made, the last first. Raises KernelError where one stays."""
-    left: list[OSError] = []
-    while made:
+    def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
+        if not self._any_id:
+            self._preset.arm(wanted.id)
         try:
-            made.pop()()
+            with self._creator(wanted):
+                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EIDRM):  # somebody else has removed it
-                left.append(error)
-    if left:
-        raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
+            if error.errno == errno.ENOSPC and self._making.free_ids and not self._any_id:
+                raise _Taken(f"{wanted.named(self._kind)}: {_WHY[errno.ENOSPC]}") from error
+            raise
+        self._preset.taken()
+        return given
+
+    def _creator(self, wanted: Permissions) -> contextlib.AbstractContextManager[None]:
+        uid, gid = self._making.owners.uids.here(wanted.cuid), self._making.owners.gids.here(wanted.cgid)
+        if not self._making.creators or uid is None or gid is None:
+            return contextlib.nullcontext()
+        return acting_as(uid, gid)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 SHM_DEST, SHM_LOCKED = 0o1000, 0o2000  # linux/shm.h
 _UNITS = "BKMGTPE"
+_LAST = 1 << 40  # seconds since the epoch, in the year 36812; C's calendar ends somewhere beyond
 
 
 def key(value: int) -> str:
@@ -25,6 +27,13 @@ def size(value: int) -> str:
     exponent = min((value.bit_length() - 1) // 10, len(_UNITS) - 1)
     tenths = (value * 10 + (1 << (10 * exponent - 1))) >> (10 * exponent)
     return f"{tenths // 10}{_UNITS[exponent]}" if tenths % 10 == 0 else f"{tenths / 10:.1f}{_UNITS[exponent]}"
+
+
+def moment(seconds: int) -> str:
+    """A time in seconds since the epoch as date and time in UTC; @ and the number where that is out of range."""
+    if not 0 <= seconds <= _LAST:
+        return f"@{seconds}"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
 
 def segment_status(mode: int, hugetlb_flag: int | None) -> str:

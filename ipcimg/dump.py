@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
-from . import imageset, interrupts, msg, namespace, sem, shm, sysctl, var
+from . import hold, imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
 from .errors import ChangedError, KernelError, doing, explain
-from .model import Contents, Counts
+from .model import NAMES, Contents, Counts
+from .reading import Reading
+from .selection import EVERYTHING, Name, Selection
 
 
 def dump(
@@ -15,54 +18,70 @@ def dump(
     source: namespace.IpcNamespace | None = None,
     *,
     ns_id: int | None = None,
+    only: Selection = EVERYTHING,
     force: bool = False,
     criu_exact: bool = False,
     frozen: bool = False,
 ) -> Counts:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
-    source is the namespace, by default the caller's own; its objects are not changed. For ns_id,
-    force and criu_exact see save(). frozen says that the caller has stopped all users of the
-    namespace; otherwise a queue or semaphore set that was used in the present second is waited for,
-    a second at most each, to see that it is not used while it is read. On any error the directory is
-    left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
+    source is the namespace, by default the caller's own; its objects are not changed. only says which
+    part of it is meant; the settings are written in any case. For ns_id, force and criu_exact see
+    save(). frozen says that the caller has stopped all users of the namespace; otherwise a queue or
+    semaphore set that was used in the present second is waited for, a second at most each, to see
+    that it is not used while it is read. On any error the directory is left as it was. Raises an
+    IpcimgError: ChangedError where the namespace changed meanwhile.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         out = stack.enter_context(imageset.saving(os.fspath(directory), ns_id=ns_id, force=force))
+        with living(source, only=only, frozen=frozen) as contents:
+            return imageset.write(contents, out, criu_exact=criu_exact, selection=only)
+
+
+@contextlib.contextmanager
+def living(
+    source: namespace.IpcNamespace | None = None, *, only: Selection = EVERYTHING, frozen: bool = False
+) -> Iterator[Contents]:
+    """What an IPC namespace holds, to be iterated once, inside the with block, by the calling thread.
+
+    The thread is in the namespace meanwhile. For the rest, and what is raised, see dump().
+    """
+    with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
+        reading = Reading(owners.of(source.fd), only, frozen)
         stack.enter_context(source.entered())
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
             variables = var.collect()
             present = _objects()
+            only.expect(present)
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
-            contents = Contents(
+            undo.enter_context(hold.reading())
+            yield Contents(
                 variables,
-                segments=undo.enter_context(contextlib.closing(shm.collect())),
-                queues=undo.enter_context(contextlib.closing(msg.collect(undo, frozen))),
-                semaphores=undo.enter_context(contextlib.closing(sem.collect(frozen))),
+                segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
+                queues=undo.enter_context(contextlib.closing(msg.collect(undo, reading))),
+                semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
             )
-            counts = imageset.write(contents, out, criu_exact=criu_exact)
             undo.close()
-            moved = _objects() ^ present
-            if moved and not frozen:
-                raise ChangedError(f"{min(moved)} came or went while the namespace was read")
-            return counts
+            moved = [] if frozen else sorted(one for one in _objects() ^ present if only.wants(*one))
+            if moved:
+                kind, object_id, _ = moved[0]
+                raise ChangedError(f"{NAMES[kind]} {object_id} came or went while the namespace was read")
         except OSError as error:
-            raise KernelError(f"dumping {source.described}: {explain(error)}") from error
+            raise KernelError(f"reading {source.described}: {explain(error)}") from error
 
 
-_NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}
-
-
-def _objects() -> set[str]:
-    """The objects of the namespace the caller is in, by name: the second column of /proc/sysvipc/*."""
-    found: set[str] = set()
-    for kind, name in _NAMES.items():
+def _objects() -> set[Name]:
+    """The objects of the namespace the caller is in: the first two columns of /proc/sysvipc/*, key and id."""
+    found: set[Name] = set()
+    for kind in NAMES:
         with open(f"/proc/sysvipc/{kind}") as table:
             next(table)
-            found.update(f"{name} {line.split(None, 2)[1]}" for line in table)
+            for line in table:
+                key, object_id, _ = line.split(None, 2)
+                found.add((kind, int(object_id), int(key) % (1 << 32)))
     return found

@@ -36,6 +36,10 @@ class ObjectError(IpcimgError):
     """One IPC object cannot be carried; the message names the object."""
 
 
+class LossError(IpcimgError):
+    """Something would not be as it was, and the caller does not allow that."""
+
+
 class ChangedError(IpcimgError):
     """The namespace changed while it was being dumped: the images would not be of one moment."""
 

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from . import codec, manifest, model
 from .directory import (
@@ -23,6 +23,7 @@ from .directory import (
 from .errors import DirectoryError, ImageError
 from .image import ImageFile
 from .interrupts import deferred
+from .selection import EVERYTHING, Selection
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
 
@@ -31,16 +32,6 @@ _PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for
 
 
 # ---- loading -------------------------------------------------------------------------------
-
-
-class Decoded(Generic[_T]):
-    """Objects that are decoded anew whenever they are iterated."""
-
-    def __init__(self, decode: Callable[[], Iterator[_T]]) -> None:
-        self._decode = decode
-
-    def __iter__(self) -> Iterator[_T]:
-        return self._decode()
 
 
 class ImageSet:
@@ -79,30 +70,40 @@ class ImageSet:
         if not self.directory.has(name):
             return ()  # CRIU writes no image where there are no objects
         image = self.directory.image(name)
-        return Decoded(lambda: decode(image))
+        return model.Again(lambda: decode(image))
 
     def _extents(self, shmid: int, end: int) -> Iterable[model.Extent]:
-        return Decoded(lambda: _extents(self.directory, shmid, end, self.page_size))
+        return model.Again(lambda: _extents(self.directory, shmid, end, self.page_size))
+
+    @property
+    def variables_meant(self) -> bool:
+        """Are the settings part of what was dumped? They are there in any case."""
+        return self.manifest is None or self.manifest.variables_meant
+
+    def walk(self) -> Iterator[tuple[str, model.Object, model.Counts]]:
+        """Go through everything that the set promises: each object with its kind and what it holds.
+
+        Every entry is decoded, and every message, value and page seen to be there. Raises ImageError.
+        """
+        total = model.Counts()
+        for kind, one in self.contents.objects():
+            if isinstance(one, model.MessageQueue):
+                counts = model.Counts(queues=1, messages=one.qnum)
+            elif isinstance(one, model.SemaphoreSet):
+                counts = model.Counts(semaphore_sets=1)
+            else:
+                pages = sum(-(-extent.length // self.page_size) for extent in one.extents)
+                counts = model.Counts(segments=1, pages=pages)
+            total += counts
+            yield kind, one, counts
+        if self.manifest is not None and total != self.manifest.counts:
+            raise ImageError(
+                manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {total}"
+            )
 
     def check(self) -> model.Counts:
-        """Go through everything that the set promises without keeping it. Raises ImageError.
-
-        Every entry is decoded, and every message, value and page seen to be there.
-        """
-        queues = messages = sets = segments = pages = 0
-        for queue in self.contents.queues:
-            queues, messages = queues + 1, messages + queue.qnum
-        for _ in self.contents.semaphores:
-            sets += 1
-        for segment in self.contents.segments:
-            segments += 1
-            pages += sum(-(-extent.length // self.page_size) for extent in segment.extents)
-        counts = model.Counts(queues, messages, sets, segments, pages)
-        if self.manifest is not None and counts != self.manifest.counts:
-            raise ImageError(
-                manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {counts}"
-            )
-        return counts
+        """Go through everything, and count it. Raises ImageError."""
+        return sum((counts for _, _, counts in self.walk()), model.Counts())
 
 
 def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None:
@@ -238,8 +239,10 @@ def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
         raise
 
 
-def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.Counts:
-    """Write contents, each object as it comes, and the manifest."""
+def write(
+    contents: model.Contents, out: NewSet, *, criu_exact: bool, selection: Selection = EVERYTHING
+) -> model.Counts:
+    """Write contents, each object as it comes, and the manifest. selection says which part of a namespace it is."""
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
@@ -262,7 +265,7 @@ def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.C
             writer.add(semaphores)
             sets += 1
     counts = model.Counts(queues, messages, sets, segments, pages)
-    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts)
+    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection)
     with out.file(manifest_name(out.ns_id)) as file:
         codec.encode_manifest(file, made)
     return counts

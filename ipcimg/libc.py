@@ -11,14 +11,27 @@ import array
 import ctypes
 import os
 import platform
-from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
 
 # linux/sched.h
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 
 # linux/nsfs.h
+NS_GET_USERNS = 0xB701
 NS_GET_NSTYPE = 0xB703
+
+# linux/prctl.h
+PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
+PR_GET_KEEPCAPS = 7
+PR_SET_KEEPCAPS = 8
+
+# linux/capability.h
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_IPC_OWNER = 15
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 # linux/ipc.h
 IPC_PRIVATE = 0
@@ -48,6 +61,7 @@ SHM_LOCK = 11
 SHM_INFO = 14
 SHM_STAT_ANY = 15
 SHM_RDONLY = 0o10000
+SHM_NORESERVE = 0o10000  # the same bit, for shmget(2)
 SHM_DEST = 0o1000
 SHM_LOCKED = 0o2000
 
@@ -65,6 +79,8 @@ MADV_POPULATE_WRITE = 23
 
 _PADDED_SEMID_DS = ("x86_64",)
 _GENERIC = ("aarch64", "riscv64", "loongarch64")
+# The numbers of setresuid(2) and setresgid(2): asm/unistd_64.h of x86, asm-generic/unistd.h of the others.
+_SETRESUID, _SETRESGID = (117, 119) if platform.machine() == "x86_64" else (147, 149)
 
 
 class ipc_perm(ctypes.Structure):
@@ -170,6 +186,21 @@ class shm_info(ctypes.Structure):
     shm_swp: int
 
 
+class sembuf(ctypes.Structure):
+    """struct sembuf: one operation of semop(2)."""
+
+    _fields_ = (("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short))
+
+
+class _cap_header(ctypes.Structure):
+    _fields_ = (("version", c_uint), ("pid", c_int))
+
+
+class _cap_data(ctypes.Structure):
+    _fields_ = (("effective", c_uint), ("permitted", c_uint), ("inheritable", c_uint))
+    effective: int
+
+
 class _statfs(ctypes.Structure):
     _fields_ = (("f_type", c_long), ("f_bsize", c_long), ("_rest", c_long * 14))
     f_type: int
@@ -230,6 +261,35 @@ def unshare(flags: int) -> None:
 def setns(fd: int, nstype: int) -> None:
     """setns(2), of the calling thread."""
     _check(_libc.setns(fd, nstype))
+
+
+class Capabilities:
+    """The calling thread's capabilities at the time this was made, to be looked at or taken on again."""
+
+    def __init__(self) -> None:
+        """capget(2)."""
+        self._data = (_cap_data * 2)()
+        _check(_libc.capget(byref(_cap_header(_LINUX_CAPABILITY_VERSION_3, 0)), self._data))
+
+    def effective(self, capability: int) -> bool:
+        """Is the capability, one of the numbers of linux/capability.h, in force?"""
+        return bool(self._data[capability // 32].effective >> capability % 32 & 1)
+
+    def take_on(self) -> None:
+        """capset(2)."""
+        _check(_libc.capset(byref(_cap_header(_LINUX_CAPABILITY_VERSION_3, 0)), self._data))
+
+
+def set_effective_ids(uid: int, gid: int) -> None:
+    """setresgid(2) and setresuid(2) of the calling thread alone, which libc's wrappers would extend to all threads."""
+    keep = c_uint(0xFFFFFFFF)
+    _check(_libc.syscall(c_long(_SETRESGID), keep, c_uint(gid), keep))
+    _check(_libc.syscall(c_long(_SETRESUID), keep, c_uint(uid), keep))
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """prctl(2)."""
+    return _check(_libc.prctl(option, c_ulong(value), c_ulong(0), c_ulong(0), c_ulong(0)))
 
 
 def mount_bind(source: str, target: str) -> None:
@@ -321,6 +381,13 @@ def semctl_setall(semid: int, values: array.array[int]) -> None:
 def semctl_getpid(semid: int, semnum: int) -> int:
     """semctl(GETPID): the pid that last changed the semaphore, 0 for none."""
     return _check(_libc.semctl(semid, semnum, GETPID))
+
+
+def semop(semid: int, *operations: tuple[int, int]) -> None:
+    """semop(2) without waiting: each operation is a semaphore's number and what is added to it."""
+    array_type = sembuf * len(operations)
+    done = array_type(*(sembuf(number, change, IPC_NOWAIT) for number, change in operations))
+    _check(_libc.semop(semid, done, c_size_t(len(operations))))
 
 
 # ---- shared memory -------------------------------------------------------------------------

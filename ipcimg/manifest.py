@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from . import __version__
 from .model import Counts
+from .selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,12 @@ class Manifest:
     machine: str  # uname -m
     created: int  # seconds since the epoch
     tool: str
+    selection: str | None = None  # which part of the namespace was dumped, as the command line says it; None for all
+    variables_meant: bool = True  # are the settings part of it? They are there in any case
     version: int = VERSION
 
 
-def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts) -> Manifest:
+def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts, selection: Selection) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()
     return Manifest(
@@ -41,4 +44,6 @@ def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts) ->
         machine=uname.machine,
         created=int(time.time()),
         tool=f"ipcimg {__version__}",
+        selection=None if selection.everything else str(selection),
+        variables_meant=selection.variables,
     )

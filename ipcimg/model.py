@@ -9,14 +9,22 @@ being collected from a kernel only once, each object before the next one is aske
 from __future__ import annotations
 
 import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+
+NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}
 
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """struct ipc_perm, with the id beside it. See sysvipc(7)."""
+    """struct ipc_perm, with the id beside it. See sysvipc(7).
+
+    Users and groups are those of the user namespace that owns the IPC namespace.
+    """
 
     key: int  # key_t seen as unsigned, 0 to 2^32-1; 0 is IPC_PRIVATE
     uid: int  # owner, 0 to 2^32-1
@@ -25,6 +33,10 @@ class Permissions:
     cgid: int
     mode: int  # 0 to 0777; for segments with SHM_DEST 01000 and SHM_LOCKED 02000
     id: int  # 0 to 2^31-1
+
+    def named(self, kind: str) -> str:
+        """The object, for people; kind is one of NAMES."""
+        return f"{NAMES[kind]} {self.id}" + (f" (key {self.key:#010x})" if self.key else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class SemaphoreFacts:
 
     otime: int  # 0 for never
     ctime: int
-    sempid: tuple[int, ...]  # who last changed each semaphore
+    sempid: tuple[int, ...]  # who last operated on each semaphore
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,9 @@ class SharedMemory:
     facts: SegmentFacts | None = None
 
 
+Object = SharedMemory | MessageQueue | SemaphoreSet
+
+
 @dataclass(frozen=True, slots=True)
 class Variables:
     """The namespace's settings, named as in CRIU's ipc_var_entry."""
@@ -163,6 +178,22 @@ class Contents:
     queues: Iterable[MessageQueue] = ()
     semaphores: Iterable[SemaphoreSet] = ()
 
+    def objects(self) -> Iterator[tuple[str, Object]]:
+        """All objects, each with its kind."""
+        for kind, objects in (("shm", self.segments), ("msg", self.queues), ("sem", self.semaphores)):
+            for one in objects:
+                yield kind, one
+
+
+class Again(Generic[_T]):
+    """What can be iterated again and again, each time through a new iterator."""
+
+    def __init__(self, iterator: Callable[[], Iterator[_T]]) -> None:
+        self._iterator = iterator
+
+    def __iter__(self) -> Iterator[_T]:
+        return self._iterator()
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -173,3 +204,6 @@ class Counts:
     semaphore_sets: int = 0
     segments: int = 0
     pages: int = 0  # of segments: those that hold data
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))

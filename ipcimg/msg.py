@@ -13,31 +13,32 @@ import functools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from . import libc, quiet, sysctl
-from .create import Creator, owned
+from . import libc, sysctl
+from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Message, MessageQueue, Permissions, QueueFacts
+from .reading import Reading
 
 _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
 
 
-def collect(undo: contextlib.ExitStack, frozen: bool) -> Generator[MessageQueue, None, None]:
-    """The queues of the namespace the caller is in.
+def collect(undo: contextlib.ExitStack, reading: Reading) -> Generator[MessageQueue, None, None]:
+    """The queues of the namespace the caller is in, as far as they are wanted.
 
-    undo takes what has to be put back after the last queue. frozen says that nobody can use the
-    queues; otherwise it is checked that nobody did. Raises ObjectError, ChangedError.
+    undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
     """
     peeker = _Peeker(undo)
     for index in range(libc.msgctl(0, libc.MSG_INFO) + 1):
-        before = _stat(index) if frozen else quiet.settled(functools.partial(_stat, index))
+        stat = functools.partial(_stat, index, reading)
+        before = reading.look(stat)
         if before is None:
-            continue  # no queue has this index
+            continue
         if before.qbytes >= 1 << 32:
             raise ObjectError(f"{before.named}: its qbytes, {before.qbytes}, are more than an image can tell")
         messages = peeker.messages(before.permissions.id, before.qnum, before.facts.cbytes)
         yield MessageQueue(before.permissions, before.qbytes, before.qnum, messages, before.facts)
-        if _stat(index) != before:
+        if stat() != before:
             raise ChangedError(f"{before.named} changed while it was read")
 
 
@@ -57,8 +58,8 @@ class _Stat:
         return max(self.facts.stime, self.facts.rtime, self.facts.ctime)
 
 
-def _stat(index: int) -> _Stat | None:
-    """The queue at an index; None where there is none."""
+def _stat(index: int, reading: Reading) -> _Stat | None:
+    """The queue at an index; None where there is none, or it is not wanted."""
     ds = libc.msqid_ds()
     try:
         msqid = libc.msgctl(index, libc.MSG_STAT_ANY, ds)
@@ -66,8 +67,11 @@ def _stat(index: int) -> _Stat | None:
         if error.errno in (errno.EINVAL, errno.EIDRM):
             return None
         raise
+    permissions = reading.permissions("msg", ds.msg_perm, msqid)
+    if permissions is None:
+        return None
     facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
-    return _Stat(owned(ds.msg_perm, msqid), ds.msg_qbytes, ds.msg_qnum, facts)
+    return _Stat(permissions, ds.msg_qbytes, ds.msg_qnum, facts)
 
 
 class _Peeker:
@@ -115,14 +119,16 @@ class _Peeker:
 
 def restore(queue: MessageQueue, creator: Creator) -> None:
     """Make a queue as it was. The namespace's limits are wide open. Raises ObjectError."""
-    p = queue.permissions
-    with creator.making("message queue", p, libc.msgget, lambda msqid: libc.msgctl(msqid, libc.IPC_RMID)) as msqid:
+    with creator.making(queue.permissions, libc.msgget, _remove) as (msqid, final):
         buffer = creator.buffer
         for message in queue.messages:
             size = len(message.body)
             if size > buffer.room:
                 buffer = creator.buffer = libc.MessageBuffer(size)
             buffer.send(msqid, message.type, message.body, libc.IPC_NOWAIT)
-        ds = libc.msqid_ds(msg_qbytes=queue.qbytes)
-        ds.msg_perm.uid, ds.msg_perm.gid, ds.msg_perm.mode = p.uid, p.gid, p.mode
-        libc.msgctl(msqid, libc.IPC_SET, ds)
+        # Now that the queue holds all it held, it may also hold more than qbytes.
+        libc.msgctl(msqid, libc.IPC_SET, libc.msqid_ds(final, msg_qbytes=queue.qbytes))
+
+
+def _remove(msqid: int) -> None:
+    libc.msgctl(msqid, libc.IPC_RMID)

@@ -58,6 +58,12 @@ class Preset:
         """To be called when the creation has happened: the kernel has disarmed the preset."""
         self._armed = False
 
+    def disarm(self) -> None:
+        """Give up an id that was asked for and not taken. Raises OSError."""
+        if self._armed:
+            disarm(self._kind)
+            self._armed = False
+
     def __enter__(self) -> Preset:
         return self
 
@@ -65,7 +71,6 @@ class Preset:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._armed:
-                disarm(self._kind)
+            self.disarm()
         finally:
             os.close(self._fd)

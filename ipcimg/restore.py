@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from . import imageset, interrupts, libc, msg, namespace, sem, shm, var
-from .create import Creator, unmake
+from . import imageset, interrupts, libc, msg, namespace, owners, sem, shm, var
+from .companion import Companion
+from .create import Creator, Making
+from .credentials import may_be_any_creator
 from .directory import ImageDirectory
-from .errors import KernelError, explain
-from .model import Contents, Counts, Variables
+from .errors import KernelError, LossError, explain
+from .hold import hold as hold_attached
+from .model import Contents, Counts
+from .preflight import Preflight
 from .preset import Preset
-
-_T = TypeVar("_T")
+from .selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did: how much of everything, and a sentence for each thing that is not as it was."""
+    """What a restore did."""
 
-    counts: Counts
-    warnings: tuple[str, ...]
+    counts: Counts  # how much of everything
+    warnings: tuple[str, ...]  # a sentence for each thing that is not as it was, and that programs may notice
+    facts_lost: tuple[str, ...]  # what is in the images and nobody can restore, a line for each kind
+    new_ids: Mapping[tuple[str, int], int]  # kind and id → the id it has got, where that is another
+    holder: int | None  # the process that keeps segments attached
+    held: tuple[int, ...]  # their ids
 
 
 def restore(
@@ -31,67 +37,90 @@ def restore(
     target: namespace.IpcNamespace | None = None,
     *,
     ns_id: int | None = None,
+    only: Selection = EVERYTHING,
     variables: bool | None = None,
+    into_free_ids: bool = False,
+    hold: bool = False,
+    strict: bool = False,
     creator_stays: bool = False,
 ) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
 
-    target is the namespace, by default the caller's own. variables tells whether the namespace's
-    settings are restored as well; by default they are, except in the namespace the machine booted
-    with. creator_stays says that the calling process goes on living in the namespace, which keeps
-    segments under kernel.shm_rmid_forced alive. On any error, what was made is removed and the
-    settings are put back. Raises an IpcimgError.
+    target is the namespace, by default the caller's own; only the part of the images that is meant.
+    variables tells whether the namespace's settings are restored as well; by default they are,
+    unless a part without them is meant or was dumped, or target is the namespace the machine booted with.
+    into_free_ids gives objects whose ids are taken other ones. hold keeps segments that were removed
+    while attached, and with shm_rmid_forced all segments, alive in a process of their own until
+    somebody attaches them. strict refuses what would end with a warning. creator_stays says that the
+    calling process goes on living in the namespace, which keeps segments under
+    kernel.shm_rmid_forced alive. On any error, what was made is removed and the settings are put
+    back. Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
         opened = ImageDirectory(os.fspath(directory))
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
-        counts = images.check()
         here = stack.enter_context(namespace.own())
-        stack.enter_context(interrupts.handled())
-        stack.enter_context((target or here).entered())
         entered = target or here
+        preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()))
+        for kind, one, counts in images.walk():
+            preflight.add(kind, one, counts)
+        only.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
+        preflight.refuse()
+        contents = only.of(images.contents)
+        if variables is None:
+            variables = only.variables and images.variables_meant and not entered.is_initial
+        stack.enter_context(interrupts.handled())
+        stack.enter_context(entered.entered())
         before = var.collect()
-        final = images.contents.variables if (not entered.is_initial if variables is None else variables) else before
+        final = contents.variables if variables else before
         # Writing 1 destroys every segment that nobody has attached and whose creator is gone.
-        harmless = (creator_stays or not counts.segments) and (bool(before.shm_rmid_forced) or not shm.count())
-        warnings = _warnings(images.contents, final, harmless)
+        harmless = hold or (
+            (creator_stays or not preflight.counts.segments) and (bool(before.shm_rmid_forced) or not shm.count())
+        )
+        making = Making(preflight.owners, may_be_any_creator(), into_free_ids)
+        forced = bool(final.shm_rmid_forced)
+        warnings = preflight.losses(creators=making.creators, hold=hold, forced=forced and not harmless)
+        if warnings and strict:
+            raise LossError(f"refused by --strict: {warnings[0]}")
+        holder: Companion | None = None
+        held: tuple[int, ...] = ()
         with var.wide_open(before):
-            made: list[Callable[[], object]] = []
             try:
-                _make("shm", shm.restore, images.contents.segments, made)
-                _make("msg", msg.restore, images.contents.queues, made)
-                _make("sem", sem.restore, images.contents.semaphores, made)
+                _make(contents, making)
                 with interrupts.deferred():
+                    removed = [making.new_ids.get(("shm", shmid), shmid) for shmid in preflight.removed]
+                    held = tuple(shm.ids() if forced else removed) if hold else ()
+                    holder = hold_attached(held) if held else None
+                    for shmid in removed if hold else ():
+                        libc.shmctl(shmid, libc.IPC_RMID)
                     var.apply(final, rmid_forced=harmless)
+                    if holder is not None:
+                        holder.release(b"done")
                     interrupts.finished()
             except BaseException as error:
                 with interrupts.deferred():
-                    unmake(made)
+                    if holder is not None:
+                        holder.close()
+                    making.unmake()
                 if isinstance(error, OSError):
                     raise KernelError(f"restoring into {entered.described}: {explain(error)}") from error
                 raise
-    return Restored(counts, tuple(warnings))
+    return Restored(
+        preflight.counts,
+        tuple(warnings),
+        tuple(preflight.facts_lost()),
+        making.new_ids,
+        holder.pid if holder is not None else None,
+        held,
+    )
 
 
-def _make(
-    kind: str, restore_one: Callable[[_T, Creator], None], objects: Iterable[_T], made: list[Callable[[], object]]
-) -> None:
-    with Preset(kind) as preset:
-        creator = Creator(preset, made)
-        for one in objects:
-            restore_one(one, creator)
-
-
-def _warnings(contents: Contents, final: Variables, harmless: bool) -> list[str]:
-    warnings = [
-        f"shared memory segment {segment.permissions.id} was removed while still attached; it is now an ordinary one"
-        for segment in contents.segments
-        if segment.permissions.mode & libc.SHM_DEST
-    ]
-    if final.shm_rmid_forced and not harmless:
-        warnings.append(
-            "kernel.shm_rmid_forced is left at 0: setting it to 1 would destroy segments that nobody has attached yet"
-        )
-    return warnings
+def _make(contents: Contents, making: Making) -> None:
+    with Preset("shm") as preset:
+        Creator("shm", making, preset).make(contents.segments, shm.restore)
+    with Preset("msg") as preset:
+        Creator("msg", making, preset).make(contents.queues, msg.restore)
+    with Preset("sem") as preset:
+        Creator("sem", making, preset).make(contents.semaphores, sem.restore)

@@ -7,22 +7,23 @@ import functools
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from . import libc, quiet
-from .create import Creator, owned
+from . import libc
+from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Permissions, SemaphoreFacts, SemaphoreSet
+from .reading import Reading
 
 
-def collect(frozen: bool) -> Generator[SemaphoreSet, None, None]:
-    """The semaphore sets of the namespace the caller is in.
+def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
+    """The semaphore sets of the namespace the caller is in, as far as they are wanted.
 
-    frozen says that nobody can use the sets; otherwise it is checked that nobody did. Raises
-    ObjectError, ChangedError.
+    Raises ObjectError, ChangedError.
     """
     for index in range(libc.semctl(0, libc.SEM_INFO) + 1):
-        before = _stat(index) if frozen else quiet.settled(functools.partial(_stat, index))
+        stat = functools.partial(_stat, index, reading)
+        before = reading.look(stat)
         if before is None:
-            continue  # no set has this index
+            continue
         semid = before.permissions.id
         try:
             values = libc.semctl_getall(semid, before.nsems)
@@ -31,7 +32,7 @@ def collect(frozen: bool) -> Generator[SemaphoreSet, None, None]:
             if error.errno in (errno.EINVAL, errno.EIDRM):
                 raise ChangedError(f"{before.named} vanished while it was read") from error
             raise ObjectError(f"{before.named}: reading its values: {explain(error)}") from error
-        if _stat(index) != before:
+        if stat() != before:
             raise ChangedError(f"{before.named} changed while it was read")
         yield SemaphoreSet(before.permissions, values, SemaphoreFacts(before.otime, before.ctime, sempid))
 
@@ -52,8 +53,8 @@ class _Stat:
         return max(self.otime, self.ctime)
 
 
-def _stat(index: int) -> _Stat | None:
-    """The set at an index; None where there is none."""
+def _stat(index: int, reading: Reading) -> _Stat | None:
+    """The set at an index; None where there is none, or it is not wanted."""
     ds = libc.semid_ds()
     try:
         semid = libc.semctl(index, libc.SEM_STAT_ANY, ds)
@@ -61,19 +62,25 @@ def _stat(index: int) -> _Stat | None:
         if error.errno in (errno.EINVAL, errno.EIDRM):
             return None
         raise
-    return _Stat(owned(ds.sem_perm, semid), ds.sem_nsems, ds.sem_otime, ds.sem_ctime)
+    permissions = reading.permissions("sem", ds.sem_perm, semid)
+    if permissions is None:
+        return None
+    return _Stat(permissions, ds.sem_nsems, ds.sem_otime, ds.sem_ctime)
 
 
 def restore(semaphores: SemaphoreSet, creator: Creator) -> None:
     """Make a set as it was. The namespace's limits are wide open. Raises ObjectError."""
-    p = semaphores.permissions
     with creator.making(
-        "semaphore set",
-        p,
-        lambda key, flags: libc.semget(key, semaphores.nsems, flags),
-        lambda semid: libc.semctl(semid, libc.IPC_RMID),
-    ) as semid:
+        semaphores.permissions, lambda key, flags: libc.semget(key, semaphores.nsems, flags), _remove
+    ) as (semid, final):
         libc.semctl_setall(semid, semaphores.values)
-        ds = libc.semid_ds()
-        ds.sem_perm.uid, ds.sem_perm.gid, ds.sem_perm.mode = p.uid, p.gid, p.mode
-        libc.semctl(semid, libc.IPC_SET, ds)
+        if semaphores.facts is not None and semaphores.facts.otime:
+            # Programs tell by a sem_otime other than 0 that a set has been initialised (semop(2)); only an operation
+            # sets it. This one leaves the value as it was, and keeps within 0 to SEMVMX.
+            step = 1 if semaphores.values[0] == 0 else -1
+            libc.semop(semid, (0, step), (0, -step))
+        libc.semctl(semid, libc.IPC_SET, libc.semid_ds(final))
+
+
+def _remove(semid: int) -> None:
+    libc.semctl(semid, libc.IPC_RMID)

@@ -18,9 +18,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from . import libc
-from .create import Creator, owned
+from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
+from .reading import Reading
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 4 << 20  # bytes mapped at a time
@@ -46,7 +47,10 @@ class MappedExtent:
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""
-        view[:] = libc.memory(self.address + start, len(view))
+        address = self.address + start
+        view[:] = libc.memory(address, len(view))
+        if self.droppable and address % _PAGE == 0:
+            libc.madvise(address, len(view), libc.MADV_DONTNEED)
 
 
 def _windows(address: int, length: int, droppable: bool, populate: int) -> Iterator[tuple[int, memoryview]]:
@@ -59,20 +63,15 @@ def _windows(address: int, length: int, droppable: bool, populate: int) -> Itera
             libc.madvise(address + start, size, libc.MADV_DONTNEED)
 
 
-def collect() -> Generator[SharedMemory, None, None]:
-    """The segments of the namespace the caller is in, each attached until the next is asked for.
+def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
+    """The wanted segments of the namespace the caller is in, each attached until the next is asked for.
 
     The caller closes the iterator before it lets go of shm_rmid_forced. Raises ObjectError, ChangedError.
     """
-    ds = libc.shmid_ds()
-    for index in range(libc.shmctl(0, libc.SHM_INFO) + 1):
-        try:
-            shmid = libc.shmctl(index, libc.SHM_STAT_ANY, ds)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
-                continue  # no segment has this index
-            raise
-        size, permissions = ds.shm_segsz, owned(ds.shm_perm, shmid)
+    for shmid, ds in _stats():
+        size, permissions = ds.shm_segsz, reading.permissions("shm", ds.shm_perm, shmid)
+        if permissions is None:
+            continue  # it is not wanted
         facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
         try:
             address = libc.shmat(shmid, libc.SHM_RDONLY)
@@ -85,6 +84,24 @@ def collect() -> Generator[SharedMemory, None, None]:
                 yield SharedMemory(permissions, size, mapping, mapping.hugetlb_flag, facts)
         finally:
             libc.shmdt(address)
+
+
+def _stats() -> Iterator[tuple[int, libc.shmid_ds]]:
+    """The id of each segment and what the kernel tells of it; the structure is the same each time."""
+    ds = libc.shmid_ds()
+    for index in range(libc.shmctl(0, libc.SHM_INFO) + 1):
+        try:
+            shmid = libc.shmctl(index, libc.SHM_STAT_ANY, ds)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                continue  # no segment has this index
+            raise
+        yield shmid, ds
+
+
+def ids() -> list[int]:
+    """The ids of the segments of the namespace the caller is in. Raises OSError."""
+    return [shmid for shmid, _ in _stats()]
 
 
 class _Mapping:
@@ -213,21 +230,27 @@ def count() -> int:
 
 
 def restore(segment: SharedMemory, creator: Creator) -> None:
-    """Make a segment as it was. The namespace's limits are wide open. Raises ObjectError."""
-    p = segment.permissions
-    huge = segment.hugetlb_flag or 0
-    with creator.making(
-        "shared memory segment",
-        p,
-        lambda key, flags: libc.shmget(key, segment.size, flags | huge),
-        lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
-    ) as shmid:
+    """Make a segment as it was, but for SHM_DEST. The namespace's limits are wide open. Raises ObjectError."""
+
+    def get(key: int, flags: int) -> int:
+        flags |= segment.hugetlb_flag or 0
+        try:
+            return libc.shmget(key, segment.size, flags)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or segment.hugetlb_flag is not None:
+                raise
+            # Larger than memory: that it could be made shows that no memory was set aside for it.
+            return libc.shmget(key, segment.size, flags | libc.SHM_NORESERVE)
+
+    with creator.making(segment.permissions, get, _remove) as (shmid, final):
         _fill(shmid, segment)
-        ds = libc.shmid_ds()
-        ds.shm_perm.uid, ds.shm_perm.gid, ds.shm_perm.mode = p.uid, p.gid, p.mode
-        libc.shmctl(shmid, libc.IPC_SET, ds)
-        if p.mode & libc.SHM_LOCKED:
+        libc.shmctl(shmid, libc.IPC_SET, libc.shmid_ds(final))
+        if segment.permissions.mode & libc.SHM_LOCKED:
             libc.shmctl(shmid, libc.SHM_LOCK)
+
+
+def _remove(shmid: int) -> None:
+    libc.shmctl(shmid, libc.IPC_RMID)
 
 
 def _fill(shmid: int, segment: SharedMemory) -> None:

@@ -12,8 +12,7 @@ import itertools
 import json
 import os
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +32,9 @@ class View:
     messages: int | None = 10  # of each queue; None for all
     hex: bool = False
     json: bool = False
+    creator: bool = False  # what text has on demand only: cuid and cgid,
+    times: bool = False  # when what happened to an object,
+    pids: bool = False  # and who last operated on each semaphore
 
 
 def show(path: str, ns_id: int | None, view: View) -> Iterator[str]:
@@ -114,31 +116,55 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: str, inde
             yield f"{indent}{line}\n"
 
 
-def _common(p: model.Permissions) -> tuple[str, ...]:
-    return describe.key(p.key), str(p.id), describe.perms(p.mode), str(p.uid), str(p.gid)
-
-
 # Names of users are those of the machine that was dumped; here only their numbers mean anything.
-_COMMON = ("KEY", "ID", "PERMS", "UID", "GID")
-_RIGHT = "ID UID GID SIZE DATA USED-BYTES QBYTES MESSAGES NSEMS NATTCH CPID LPID LSPID LRPID OFFSET PAGES N TYPE"
+_COMMON, _CREATOR = ("KEY", "ID", "PERMS", "UID", "GID"), ("CUID", "CGID")
+_RIGHT = (
+    "ID UID GID CUID CGID SIZE DATA USED-BYTES QBYTES MESSAGES NSEMS NATTCH CPID LPID LSPID LRPID OFFSET PAGES N TYPE"
+)
+
+# The columns of times, named as in lsipc(1), and the facts that they show.
+_QUEUE_TIMES = {"SEND": "stime", "RECV": "rtime", "CTIME": "ctime"}
+_SEMAPHORE_TIMES = {"OTIME": "otime", "CTIME": "ctime"}
+_SEGMENT_TIMES = {"ATTACH": "atime", "DETACH": "dtime", "CTIME": "ctime"}
+
+
+def _common_heads(view: View) -> tuple[str, ...]:
+    return (*_COMMON, *_CREATOR) if view.creator else _COMMON
+
+
+def _common(p: model.Permissions, view: View) -> tuple[str, ...]:
+    creator = (str(p.cuid), str(p.cgid)) if view.creator else ()
+    return (describe.key(p.key), str(p.id), describe.perms(p.mode), str(p.uid), str(p.gid), *creator)
 
 
 def _fact(facts: object | None, name: str) -> str:
     return "-" if facts is None else str(getattr(facts, name))
 
 
+def _times(facts: object | None, times: Mapping[str, str]) -> Iterator[str]:
+    for name in times.values():
+        seconds = 0 if facts is None else getattr(facts, name)
+        yield describe.moment(seconds) if seconds else "-"
+
+
+def _first(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers[:16])) + (" …" if len(numbers) > 16 else "")
+
+
 def _queues_text(queues: Iterable[model.MessageQueue], view: View) -> Iterator[str]:
-    heads = (*_COMMON, "USED-BYTES", "QBYTES", "MESSAGES", "LSPID", "LRPID")
+    times = _QUEUE_TIMES if view.times else {}
+    heads = (*_common_heads(view), "USED-BYTES", "QBYTES", "MESSAGES", "LSPID", "LRPID", *times)
 
     def row(queue: model.MessageQueue) -> Sequence[str]:
         used = sum(len(message.body) for message in queue.messages) if queue.facts is None else queue.facts.cbytes
         return (
-            *_common(queue.permissions),
+            *_common(queue.permissions, view),
             describe.size(used),
             describe.size(queue.qbytes),
             str(queue.qnum),
             _fact(queue.facts, "lspid"),
             _fact(queue.facts, "lrpid"),
+            *_times(queue.facts, times),
         )
 
     yield from _table(heads, map(row, queues), _RIGHT)
@@ -168,29 +194,37 @@ def _messages_text(queue: model.MessageQueue, view: View) -> Iterator[str]:
 
 
 def _semaphores_text(sets: Iterable[model.SemaphoreSet], view: View) -> Iterator[str]:
-    del view
+    times = _SEMAPHORE_TIMES if view.times else {}
+    heads = (*_common_heads(view), "NSEMS", *times, "VALUES", *(["SEMPID"] if view.pids else []))
 
     def row(one: model.SemaphoreSet) -> Sequence[str]:
-        values = " ".join(map(str, one.values[:16])) + (" …" if one.nsems > 16 else "")
-        return (*_common(one.permissions), str(one.nsems), values)
+        pids = ["-" if one.facts is None else _first(one.facts.sempid)] if view.pids else []
+        return (
+            *_common(one.permissions, view),
+            str(one.nsems),
+            *_times(one.facts, times),
+            _first(one.values),
+            *pids,
+        )
 
-    yield from _table((*_COMMON, "NSEMS", "VALUES"), map(row, sets), _RIGHT)
+    yield from _table(heads, map(row, sets), _RIGHT)
 
 
 def _segments_text(segments: Iterable[model.SharedMemory], view: View, data: bool = False) -> Iterator[str]:
-    del view
-    heads = (*_COMMON, "SIZE", *(["DATA"] if data else []), "NATTCH", "STATUS", "CPID", "LPID")
+    times = _SEGMENT_TIMES if view.times else {}
+    heads = (*_common_heads(view), "SIZE", *(["DATA"] if data else []), "NATTCH", "STATUS", "CPID", "LPID", *times)
 
     def row(one: model.SharedMemory) -> Sequence[str]:
         stored = [describe.size(sum(extent.length for extent in one.extents))] if data else []
         return (
-            *_common(one.permissions),
+            *_common(one.permissions, view),
             describe.size(one.size),
             *stored,
             _fact(one.facts, "nattch"),
             describe.segment_status(one.permissions.mode, one.hugetlb_flag),
             _fact(one.facts, "cpid"),
             _fact(one.facts, "lpid"),
+            *_times(one.facts, times),
         )
 
     yield from _table(heads, map(row, segments), _RIGHT)
@@ -219,11 +253,13 @@ def _variables_text(variables: Iterable[model.Variables], view: View) -> Iterato
 def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
     del view
     for one in manifests:
-        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.created))
+        when = f"{describe.moment(one.created)} UTC"
         yield (
             f"dumped {when} by {describe.printable(one.tool)} on Linux {describe.printable(one.kernel)} "
             f"{describe.printable(one.machine)}: {len(one.files)} files, {describe.size(sum(one.files.values()))}\n"
         )
+        if one.selection is not None:
+            yield f"a part of its namespace: {describe.printable(one.selection)}\n"
 
 
 # ---- JSON in crit's shape ------------------------------------------------------------------
@@ -306,7 +342,7 @@ class _Kind:
 
 
 def _decoded(decode: Callable[[ImageFile], Iterator[Any]]) -> Callable[[ImageFile], Iterable[Any]]:
-    return lambda image: imageset.Decoded(lambda: decode(image))
+    return lambda image: model.Again(lambda: decode(image))
 
 
 def _pagemap(image: ImageFile) -> Iterator[object]:

@@ -10,6 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from .companion import Companion
+from .credentials import acting_as
 from .interrupts import deferred
 
 ROOT = "/proc/sys"
@@ -40,6 +42,21 @@ def read_int(name: str) -> int:
 
 def write(name: str, value: int | str) -> None:
     """Set a variable. Raises OSError, with EINVAL for a value outside the kernel's range."""
+    try:
+        _write(name, value)
+    except PermissionError:
+        # The variables of an IPC namespace are for the root of the user namespace that owns it, not for root outside.
+        owner = os.stat(f"{ROOT}/{name}")
+        try:
+            with acting_as(owner.st_uid, owner.st_gid):
+                _write(name, value)
+                return
+        except PermissionError:
+            pass
+        raise
+
+
+def _write(name: str, value: int | str) -> None:
     fd = open_variable(name, os.O_WRONLY)
     try:
         os.write(fd, str(value).encode())
@@ -53,14 +70,17 @@ def write(name: str, value: int | str) -> None:
 
 @contextlib.contextmanager
 def temporarily(name: str, value: int) -> Iterator[None]:
-    """Have a variable at value inside the with block, and as it was after it."""
+    """Have a variable at value inside the with block, and as it was after it, even if we are killed meanwhile."""
     before = read_int(name)
     if before == value:
         yield
         return
+    with deferred():
+        guardian = Companion(lambda: None, lambda prepared, word: None if word else write(name, before))
     try:
         write(name, value)
         yield
     finally:
         with deferred():
             write(name, before)
+            guardian.release(b"done")

@@ -83,7 +83,8 @@ def wide_open(before: Variables) -> Iterator[None]:
                 present = getattr(before, name)
                 _set(_PATHS[name], present, max(present, value))
             semmsl, semmns, semopm, _ = before.sem_ctls
-            wide = f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {semopm}"
+            # Two operations at once are what sem_otime takes.
+            wide = f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {max(semopm, 2)}"
             for objects in _IPCMNI:
                 try:
                     sysctl.write(_PATHS["msg_ctlmni"], objects)

@@ -34,6 +34,12 @@ def ipcimg(*arguments: object, **options: object) -> subprocess.CompletedProcess
     return run(IPCIMG, *arguments, **options)  # type: ignore[arg-type]
 
 
+def same(a: object, b: object, *arguments: object) -> None:
+    """Have `ipcimg diff` find that a and b are the same."""
+    done = run(IPCIMG, "diff", a, b, *arguments)
+    assert done.stdout == ""
+
+
 def refused(*arguments: object, preexec_fn: Callable[[], None] | None = None) -> str:
     """Run ipcimg, which is to fail; gives its one line on standard error."""
     done = run(IPCIMG, *arguments, status=1, preexec_fn=preexec_fn)

@@ -274,6 +274,24 @@ CASES: dict[str, tuple[tuple[Read, Write], bytes, list[Any]]] = {
             )
         ],
     ),
+    "manifest of a part": (
+        MANIFEST,
+        wire.manifest(7, {}, {14: b"--only msg", 15: 0}),
+        [
+            Manifest(
+                ipc_ns_id=7,
+                files={},
+                counts=model.Counts(),
+                page_size=4096,
+                kernel="6.1",
+                machine="x86_64",
+                created=0,
+                tool="by hand",
+                selection="--only msg",
+                variables_meant=False,
+            )
+        ],
+    ),
 }
 # The page map is the one kind that ipcimg writes differently from CRIU, unless it is asked not to.
 EXACT = ("page map",)
@@ -581,8 +599,9 @@ def _bad_manifests() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]
     for size in (0, 1, 2048, 4097, 6144, 1 << 21, U32_MAX):
         data = wire.manifest(1, {}, {6: size})
         yield f"manifest: pages of {size}", MANIFEST, data, 8, f"page_size is {size}"
-    data = wire.manifest(1, {}, {2: b"\xff\xfe"})
-    yield "manifest: a tool that is no text", MANIFEST, data, 8, "manifest"
+    for number, what in ((2, "tool"), (14, "selection")):
+        data = wire.manifest(1, {}, {number: b"\xff\xfe"})
+        yield f"manifest: a {what} that is no text", MANIFEST, data, 8, "manifest"
     data = wire.manifest(1, {"pages-1.img": 0}).replace(b"pages-1", b"page\xff-1")
     yield "manifest: a name that is no text", MANIFEST, data, 8, "manifest"
     yield "manifest: none", MANIFEST, wire.image(wire.MANIFEST), 8, "ends where manifest_entry should begin"

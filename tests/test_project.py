@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .commands import IPCIMG, SHOW, run
+from .fidelity import ROWS
 
 ROOT = Path(__file__).parent.parent
 MAN_PAGES = sorted((ROOT / "docs" / "man").glob("*.1"))
@@ -29,7 +30,7 @@ def options_of(*command: str) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "check")]),
+        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "diff", "check")]),
         ("ipcimg-show.1", [list(SHOW)]),
     ],
 )
@@ -47,6 +48,14 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_table_of_fidelity_has_the_rows_that_are_tested() -> None:
+    """The first table of the document: the same texts, in the same order, and no cell is empty."""
+    [_, table, *_] = re.split(r"\n(?=\| what )", (ROOT / "docs" / "fidelity.md").read_text())
+    head, _, *rows = [line.strip("|").split("|") for line in table.partition("\n\n")[0].splitlines()]
+    assert [row[0].strip() for row in rows] == list(ROWS.values())
+    assert all(len(row) == len(head) and all(map(str.strip, row)) for row in rows)
 
 
 def test_wheel(tmp_path: Path) -> None:

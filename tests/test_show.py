@@ -176,6 +176,218 @@ def test_hex() -> None:
     ]
 
 
+# ---- creators, times and process ids -------------------------------------------------------
+
+NOON, NIGHT = 1699963200, 1700000000  # 2023-11-14, 12:00:00 and 22:13:20 UTC
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> list[pathlib.Path]:
+    """Two objects of each kind: one with facts, one without, as CRIU's are."""
+    described, plain = wire.desc(5, 0x1234, 1000, 100, 2000000, 33, 0o640), wire.desc(70)
+    facts = wire.message({1: 0, 2: NOON, 3: 0, 4: NIGHT, 5: 4711, 6: 0})
+    queues = wire.image(wire.MSG, wire.queue(described, facts=facts), wire.queue(plain))
+    facts = wire.message({1: NOON, 2: NIGHT, 3: [4711, 0, 42]})
+    sets = wire.image(wire.SEM, wire.semaphores(described, [1, 32767, 0], facts), wire.semaphores(plain, [7]))
+    facts = wire.message({1: NOON, 2: 0, 3: NIGHT, 4: 4711, 5: 42, 6: 1})
+    segments = wire.image(wire.SHM, wire.segment(described, 8192, facts=facts), wire.segment(plain, 1))
+    files = {"msg.img": queues, "sem.img": sets, "shm.img": segments}
+    wire.write(tmp_path, files)
+    return [tmp_path / name for name in files]
+
+
+TABLES = {
+    "": """
+KEY        ID PERMS      UID GID USED-BYTES QBYTES MESSAGES LSPID LRPID
+0x00001234  5 rw-r----- 1000 100         0B    16K        0  4711     0
+0x00000000 70 rw-------    0   0         0B    16K        0     -     -
+KEY        ID PERMS      UID GID NSEMS VALUES
+0x00001234  5 rw-r----- 1000 100     3 1 32767 0
+0x00000000 70 rw-------    0   0     1 7
+KEY        ID PERMS      UID GID SIZE NATTCH STATUS CPID LPID
+0x00001234  5 rw-r----- 1000 100   8K      1        4711   42
+0x00000000 70 rw-------    0   0   1B      -           -    -
+""",
+    "-c": """
+KEY        ID PERMS      UID GID    CUID CGID USED-BYTES QBYTES MESSAGES LSPID LRPID
+0x00001234  5 rw-r----- 1000 100 2000000   33         0B    16K        0  4711     0
+0x00000000 70 rw-------    0   0       0    0         0B    16K        0     -     -
+KEY        ID PERMS      UID GID    CUID CGID NSEMS VALUES
+0x00001234  5 rw-r----- 1000 100 2000000   33     3 1 32767 0
+0x00000000 70 rw-------    0   0       0    0     1 7
+KEY        ID PERMS      UID GID    CUID CGID SIZE NATTCH STATUS CPID LPID
+0x00001234  5 rw-r----- 1000 100 2000000   33   8K      1        4711   42
+0x00000000 70 rw-------    0   0       0    0   1B      -           -    -
+""",
+    "-t": """
+KEY        ID PERMS      UID GID USED-BYTES QBYTES MESSAGES LSPID LRPID SEND                RECV CTIME
+0x00001234  5 rw-r----- 1000 100         0B    16K        0  4711     0 2023-11-14 12:00:00 -    2023-11-14 22:13:20
+0x00000000 70 rw-------    0   0         0B    16K        0     -     - -                   -    -
+KEY        ID PERMS      UID GID NSEMS OTIME               CTIME               VALUES
+0x00001234  5 rw-r----- 1000 100     3 2023-11-14 12:00:00 2023-11-14 22:13:20 1 32767 0
+0x00000000 70 rw-------    0   0     1 -                   -                   7
+KEY        ID PERMS      UID GID SIZE NATTCH STATUS CPID LPID ATTACH              DETACH CTIME
+0x00001234  5 rw-r----- 1000 100   8K      1        4711   42 2023-11-14 12:00:00 -      2023-11-14 22:13:20
+0x00000000 70 rw-------    0   0   1B      -           -    - -                   -      -
+""",
+    "-p": """
+KEY        ID PERMS      UID GID USED-BYTES QBYTES MESSAGES LSPID LRPID
+0x00001234  5 rw-r----- 1000 100         0B    16K        0  4711     0
+0x00000000 70 rw-------    0   0         0B    16K        0     -     -
+KEY        ID PERMS      UID GID NSEMS VALUES    SEMPID
+0x00001234  5 rw-r----- 1000 100     3 1 32767 0 4711 0 42
+0x00000000 70 rw-------    0   0     1 7         -
+KEY        ID PERMS      UID GID SIZE NATTCH STATUS CPID LPID
+0x00001234  5 rw-r----- 1000 100   8K      1        4711   42
+0x00000000 70 rw-------    0   0   1B      -           -    -
+""",
+    "-c -t -p": """
+KEY        ID PERMS      UID GID    CUID CGID USED-BYTES QBYTES MESSAGES LSPID LRPID SEND                RECV CTIME
+0x00001234  5 rw-r----- 1000 100 2000000   33         0B    16K        0  4711     0 2023-11-14 12:00:00 -    2023-11-14 22:13:20
+0x00000000 70 rw-------    0   0       0    0         0B    16K        0     -     - -                   -    -
+KEY        ID PERMS      UID GID    CUID CGID NSEMS OTIME               CTIME               VALUES    SEMPID
+0x00001234  5 rw-r----- 1000 100 2000000   33     3 2023-11-14 12:00:00 2023-11-14 22:13:20 1 32767 0 4711 0 42
+0x00000000 70 rw-------    0   0       0    0     1 -                   -                   7         -
+KEY        ID PERMS      UID GID    CUID CGID SIZE NATTCH STATUS CPID LPID ATTACH              DETACH CTIME
+0x00001234  5 rw-r----- 1000 100 2000000   33   8K      1        4711   42 2023-11-14 12:00:00 -      2023-11-14 22:13:20
+0x00000000 70 rw-------    0   0       0    0   1B      -           -    - -                   -      -
+""",  # noqa: E501  (a row is as long as it is)
+}
+
+CRIU_TABLES = {
+    "-c": """
+KEY        ID PERMS     UID GID CUID CGID USED-BYTES QBYTES MESSAGES LSPID LRPID
+0x00001234  0 rw-r-----   0   0    0    0       8.1K    16K        5     -     -
+0x00000000  1 rw-------   0   0    0    0         0B    16K        0     -     -
+KEY        ID PERMS     UID GID CUID CGID NSEMS VALUES
+0x00000077  0 rw-------   0   0    0    0     3 0 5 32767
+0x00000078  1 rw-rw-rw-   0   0    0    0     5 1 2 3 4 5
+KEY        ID PERMS     UID GID CUID CGID SIZE NATTCH STATUS CPID LPID
+0x00000099  0 rw-------   0   0    0    0 9.8K      -           -    -
+0x0000009a  1 rw-r--r--   0   0    0    0  64K      -           -    -
+""",
+    "-t": """
+KEY        ID PERMS     UID GID USED-BYTES QBYTES MESSAGES LSPID LRPID SEND RECV CTIME
+0x00001234  0 rw-r-----   0   0       8.1K    16K        5     -     - -    -    -
+0x00000000  1 rw-------   0   0         0B    16K        0     -     - -    -    -
+KEY        ID PERMS     UID GID NSEMS OTIME CTIME VALUES
+0x00000077  0 rw-------   0   0     3 -     -     0 5 32767
+0x00000078  1 rw-rw-rw-   0   0     5 -     -     1 2 3 4 5
+KEY        ID PERMS     UID GID SIZE NATTCH STATUS CPID LPID ATTACH DETACH CTIME
+0x00000099  0 rw-------   0   0 9.8K      -           -    - -      -      -
+0x0000009a  1 rw-r--r--   0   0  64K      -           -    - -      -      -
+""",
+    "-p": """
+KEY        ID PERMS     UID GID USED-BYTES QBYTES MESSAGES LSPID LRPID
+0x00001234  0 rw-r-----   0   0       8.1K    16K        5     -     -
+0x00000000  1 rw-------   0   0         0B    16K        0     -     -
+KEY        ID PERMS     UID GID NSEMS VALUES    SEMPID
+0x00000077  0 rw-------   0   0     3 0 5 32767 -
+0x00000078  1 rw-rw-rw-   0   0     5 1 2 3 4 5 -
+KEY        ID PERMS     UID GID SIZE NATTCH STATUS CPID LPID
+0x00000099  0 rw-------   0   0 9.8K      -           -    -
+0x0000009a  1 rw-r--r--   0   0  64K      -           -    -
+""",
+    "-c -t -p": """
+KEY        ID PERMS     UID GID CUID CGID USED-BYTES QBYTES MESSAGES LSPID LRPID SEND RECV CTIME
+0x00001234  0 rw-r-----   0   0    0    0       8.1K    16K        5     -     - -    -    -
+0x00000000  1 rw-------   0   0    0    0         0B    16K        0     -     - -    -    -
+KEY        ID PERMS     UID GID CUID CGID NSEMS OTIME CTIME VALUES    SEMPID
+0x00000077  0 rw-------   0   0    0    0     3 -     -     0 5 32767 -
+0x00000078  1 rw-rw-rw-   0   0    0    0     5 -     -     1 2 3 4 5 -
+KEY        ID PERMS     UID GID CUID CGID SIZE NATTCH STATUS CPID LPID ATTACH DETACH CTIME
+0x00000099  0 rw-------   0   0    0    0 9.8K      -           -    - -      -      -
+0x0000009a  1 rw-r--r--   0   0    0    0  64K      -           -    - -      -      -
+""",
+}
+
+
+@pytest.mark.parametrize("options", TABLES)
+def test_text_on_demand(images: list[pathlib.Path], options: str) -> None:
+    assert show(*options.split(), *images) == TABLES[options].lstrip()
+
+
+@pytest.mark.parametrize("options", CRIU_TABLES)
+def test_text_on_demand_of_criu(options: str) -> None:
+    names = ("ipcns-msg-9.img", "ipcns-sem-9.img", "ipcns-shm-9.img")
+    arguments = ["--messages", 0, *options.split(), *(FIXTURES / "basic" / name for name in names)]
+    assert show(*arguments) == CRIU_TABLES[options].lstrip()
+
+
+@pytest.mark.parametrize(
+    ("short", "long"), [("-c", "--creator"), ("-t", "--time"), ("-p", "--pid"), ("-ctp", "--pid --time --creator")]
+)
+def test_names_of_options(images: list[pathlib.Path], short: str, long: str) -> None:
+    for path in (*images, FIXTURES / "identity"):
+        assert show(short, path) == show(*long.split(), path)
+
+
+def test_text_on_demand_of_a_directory() -> None:
+    _, title, tables = show("-ctp", "--messages", 0, FIXTURES / "identity").partition("Shared memory segments\n")
+    assert (
+        title + tables
+        == """\
+Shared memory segments
+KEY               ID PERMS      UID  GID CUID CGID SIZE DATA NATTCH STATUS CPID LPID ATTACH DETACH CTIME
+0xcafef00d 404525055 rwxrwxrwx 1000 1000 1000 1000   1B   4K      -           -    - -      -      -
+
+Message queues
+KEY                ID PERMS       UID   GID  CUID  CGID USED-BYTES QBYTES MESSAGES LSPID LRPID SEND RECV CTIME
+0xdeadbeef     163847 rwxrwxrwx  1000  1234  1000  1234         5B    16K        1     -     - -    -    -
+0x80000000 2147482879 r-------- 65534 65534 65534 65534         0B    16K        0     -     - -    -    -
+
+Semaphore sets
+KEY           ID PERMS      UID GID CUID CGID NSEMS OTIME CTIME VALUES SEMPID
+0xffffffff 98305 --------- 1001 100 1001  100     1 -     -     9      -
+"""
+    )
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland", "XYZ+11"])
+def test_times_are_in_utc(images: list[pathlib.Path], zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    assert show("-t", *images) == TABLES["-t"].lstrip()
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [
+        (0, "-"),
+        (1, "1970-01-01 00:00:01"),
+        (253402300799, "9999-12-31 23:59:59"),
+        (1 << 40, "36812-02-20 00:36:16"),
+        ((1 << 40) + 1, "@1099511627777"),
+        ((1 << 63) - 1, "@9223372036854775807"),
+        (-1, "@-1"),
+        (-(1 << 63), "@-9223372036854775808"),
+    ],
+)
+def test_any_time_of_an_object(time: int, shown: str, tmp_path: pathlib.Path) -> None:
+    """It has 64 bits, which is more than a calendar has."""
+    queue = wire.queue(wire.desc(), facts=wire.message({2: NOON, 3: NOON, 4: time}))
+    wire.write(tmp_path, {"x.img": wire.image(wire.MSG, queue)})
+    head, row = show("-t", tmp_path / "x.img").splitlines()
+    assert row[head.index("CTIME") :] == shown
+
+
+@pytest.mark.parametrize(("count", "rest"), [(16, ""), (17, " …"), (32000, " …")])
+def test_the_first_semaphores(count: int, rest: str, tmp_path: pathlib.Path) -> None:
+    facts = wire.message({3: [4711 + n for n in range(count)]})
+    wire.write(tmp_path, {"x.img": wire.image(wire.SEM, wire.semaphores(wire.desc(), [*range(count)], facts))})
+    head, row = show("-p", tmp_path / "x.img").splitlines()
+    values, pids = head.index("VALUES"), head.index("SEMPID")
+    assert row[values:pids].rstrip() == " ".join(map(str, range(16))) + rest
+    assert row[pids:] == " ".join(map(str, range(4711, 4727))) + rest
+
+
+def test_json_has_it_anyway(images: list[pathlib.Path]) -> None:
+    text = show("--json", *images)
+    assert show("--json", "-ctp", *images) == text
+    [queue, _] = json.loads(text.splitlines()[0])["entries"]
+    assert (queue["desc"]["cuid"], queue["desc"]["cgid"]) == (2000000, 33)
+    assert queue["ipcimg"] == {"cbytes": 0, "stime": NOON, "rtime": 0, "ctime": NIGHT, "lspid": 4711, "lrpid": 0}
+
+
 # ---- JSON ----------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ class manifest_file(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
 class manifest_entry(_message.Message):
-    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files")
+    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "selection", "variables_meant")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,8 @@ class manifest_entry(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_MEANT_FIELD_NUMBER: _ClassVar[int]
     version: int
     tool: str
     created: int
@@ -91,4 +93,6 @@ class manifest_entry(_message.Message):
     segments: int
     pages: int
     files: _containers.RepeatedCompositeFieldContainer[manifest_file]
-    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ...) -> None: ...
+    selection: str
+    variables_meant: bool
+    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...

@@ -6,12 +6,14 @@ received (which takes them off the queue), segments attached, semaphores read.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import platform
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -46,9 +48,12 @@ def signed(key: int) -> int:
 class Namespace:
     """An IPC namespace that a process of its own keeps alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, *unshare: str) -> None:
+        """unshare are further arguments of unshare(1)."""
         self.holder = subprocess.Popen(
-            ["unshare", "-i", "sh", "-c", "echo; exec sleep 3600"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+            ["unshare", "-i", *unshare, "sh", "-c", "echo; exec sleep 3600"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
         )
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == b"\n"
@@ -165,6 +170,28 @@ def own(kind: str, object_id: int, uid: int, gid: int) -> None:
     ctl(1)
 
 
+def use(semid: int) -> None:
+    """One operation that changes no value: it sets sem_otime."""
+    check(_libc.semop(semid, struct.pack("HhhHhh", 0, 1, 0, 0, -1, 0), 2))
+
+
+def lock(shmid: int) -> None:
+    check(_libc.shmctl(shmid, 11, None))  # SHM_LOCK
+
+
+@contextlib.contextmanager
+def creating_as(uid: int, gid: int) -> Iterator[None]:
+    """Have these effective ids, of this thread alone: system calls, not libc's functions, which mean all threads."""
+    setresuid, setresgid = {"x86_64": (117, 119)}.get(platform.machine(), (147, 149))
+    check(_libc.syscall(setresgid, -1, gid, -1))
+    check(_libc.syscall(setresuid, -1, uid, -1))
+    try:
+        yield
+    finally:
+        check(_libc.syscall(setresuid, -1, 0, -1))
+        check(_libc.syscall(setresgid, -1, 0, -1))
+
+
 # ---- looking at them -----------------------------------------------------------------------
 
 
@@ -220,14 +247,17 @@ def variables() -> dict[str, str]:
 
 # What of a row is to be the same in a restored namespace: the rest are times, pids and attachments.
 _SAME = {
-    "msg": ("key", "perms", "cbytes", "qnum", "uid", "gid"),
-    "sem": ("key", "perms", "nsems", "uid", "gid"),
-    "shm": ("key", "perms", "size", "uid", "gid", "rss"),
+    "msg": ("key", "perms", "cbytes", "qnum", "uid", "gid", "cuid", "cgid"),
+    "sem": ("key", "perms", "nsems", "uid", "gid", "cuid", "cgid", "used"),
+    "shm": ("key", "perms", "size", "uid", "gid", "cuid", "cgid", "rss"),
 }
 
 
 def rows(kind: str) -> dict[int, dict[str, int]]:
-    return {number: {name: row[name] for name in _SAME[kind]} for number, row in table(kind).items()}
+    found = table(kind)
+    for row in found.values():
+        row["used"] = kind == "sem" and row["otime"] != 0
+    return {number: {name: row[name] for name in _SAME[kind]} for number, row in found.items()}
 
 
 def everything() -> dict[str, object]:

@@ -54,6 +54,7 @@ def test_many(source: Namespace, target: Namespace, tmp_path: Path, fill: Callab
     source.do(fill)
     assert peak_memory("dump", "-t", source.pid, "-D", tmp_path / "d") < MEMORY
     assert peak_memory("restore", "-t", target.pid, "-D", tmp_path / "d") < MEMORY
+    assert peak_memory("diff", tmp_path / "d", f"ns:{target.pid}") < MEMORY
     original, restored = source.do(oracle.everything), target.do(oracle.everything)
     assert original.keys() == restored.keys()
     for what in original:  # one by one: the difference of two such dictionaries is unreadable
@@ -65,6 +66,7 @@ def test_big_segment(source: Namespace, target: Namespace, tmp_path: Path) -> No
     assert peak_memory("dump", "-t", source.pid, "-D", tmp_path / "d") < MEMORY
     assert peak_memory("restore", "-t", target.pid, "-D", tmp_path / "d") < MEMORY
     assert target.do(same_big_segment)
+    assert peak_memory("diff", tmp_path / "d", f"ns:{target.pid}") < MEMORY
 
 
 def test_sparse_segment(source: Namespace, target: Namespace, tmp_path: Path) -> None:
@@ -74,5 +76,6 @@ def test_sparse_segment(source: Namespace, target: Namespace, tmp_path: Path) ->
     assert peak_memory("dump", "-t", source.pid, "-D", tmp_path / "d") < MEMORY
     assert (tmp_path / "d" / "pages-1.img").stat().st_size == 3 * 4096
     peak_memory("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert peak_memory("diff", f"ns:{source.pid}", f"ns:{target.pid}") < MEMORY
     assert source.do(lambda: oracle.table("shm"))[0]["rss"] == 3 * 4096
     assert target.do(lambda: oracle.table("shm"))[0]["rss"] == 3 * 4096

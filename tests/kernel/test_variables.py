@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..commands import ipcimg, refused
+from ..commands import ipcimg, refused, same
+from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
 
@@ -33,12 +34,14 @@ def set_all() -> None:
         oracle.set_variable(name, value)
 
 
+@row("presets")
 def test_every_setting(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     source.do(set_all)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     assert source.do(oracle.variables) == SETTINGS
     ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
     assert target.do(oracle.variables) == SETTINGS
+    same(tmp_path / "d", f"ns:{target.pid}")
 
 
 def test_no_settings_if_not_wanted(source: Namespace, target: Namespace, tmp_path: Path) -> None:
@@ -51,6 +54,9 @@ def test_no_settings_if_not_wanted(source: Namespace, target: Namespace, tmp_pat
     assert len(target.do(lambda: oracle.receive_all(32769))) == 16
 
 
+@row("limits")
+@row("long messages")
+@row("qbytes")
 def test_limits_lowered_after_the_objects(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """Objects that the final limits would not admit; messages longer than msgmax is at the dump."""
 
@@ -70,11 +76,13 @@ def test_limits_lowered_after_the_objects(source: Namespace, target: Namespace, 
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     assert source.do(oracle.variables) == before
     ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    same(tmp_path / "d", f"ns:{target.pid}")
     restored, original = target.do(oracle.everything), source.do(oracle.everything)
     assert restored == original
     assert original["qbytes"] == {0: 1 << 20, 1: 1 << 20, 2: 1 << 20}
 
 
+@row("shm_rmid_forced")
 def test_segments_survive_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """With shm_rmid_forced=1 the kernel destroys a segment with its last attachment: not with the dump's."""
     created = source.do(lambda: oracle.segment(0x99, 4096, [(0, b"before")]))

@@ -1,0 +1,50 @@
+"""Acting under other effective ids for the length of a system call, with all capabilities kept.
+
+An IPC object gets its creator from the effective ids of who makes it (ipc/util.c: ipc_addid), and the variables of a
+namespace may be written by the effective user who is root in the user namespace that owns it, and by no other root
+(ipc/ipc_sysctl.c: ipc_permissions, since Linux 6.9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from . import libc
+from .interrupts import deferred
+
+
+def may_be_any_creator() -> bool:
+    """May the calling thread make objects as anybody, and use them afterwards?"""
+    capabilities = libc.Capabilities()
+    return all(map(capabilities.effective, (libc.CAP_SETUID, libc.CAP_SETGID, libc.CAP_IPC_OWNER)))
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Have these effective ids inside the with block, in the calling thread; Interrupted waits for its end.
+
+    Raises OSError: PermissionError without CAP_SETUID and CAP_SETGID.
+    """
+    own = os.geteuid(), os.getegid()
+    if (uid, gid) == own:
+        yield
+        return
+    with deferred():
+        # Going from root to another effective user drops the effective capabilities, leaving a root that is neither
+        # the real nor the saved user drops the permitted ones too, and either makes /proc/self/* root's: setresuid(2),
+        # capabilities(7), PR_SET_DUMPABLE in prctl(2).
+        capabilities = libc.Capabilities()
+        keep, dumpable = libc.prctl(libc.PR_GET_KEEPCAPS), libc.prctl(libc.PR_GET_DUMPABLE)
+        libc.prctl(libc.PR_SET_KEEPCAPS, 1)
+        try:
+            libc.set_effective_ids(uid, gid)
+            capabilities.take_on()
+            yield
+        finally:
+            libc.set_effective_ids(*own)
+            capabilities.take_on()
+            libc.prctl(libc.PR_SET_KEEPCAPS, keep)
+            if dumpable == 1:  # the only other value that may be set is 0
+                libc.prctl(libc.PR_SET_DUMPABLE, 1)

@@ -1,0 +1,48 @@
+"""The table of fidelity, at the end of a run that has tried some of its rows."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .fidelity import ROWS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fidelity(row): the test is for this row of the table of fidelity")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("fidelity"):
+            item.user_properties.append(("fidelity", mark.args[0]))
+
+
+def _verdict(reports: list[pytest.TestReport]) -> str:
+    if any(report.failed for report in reports):
+        return "FAILED"
+    impossible = [value for report in reports for name, value in report.user_properties if name == "impossible"]
+    if impossible:
+        return f"not possible: {impossible[0]}"
+    skipped = [report for report in reports if report.skipped]
+    if skipped:
+        longrepr = skipped[0].longrepr
+        return "not tested: " + (longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)).removeprefix(
+            "Skipped: "
+        )
+    passed = sum(report.when == "call" for report in reports)
+    return f"done ({passed} {'test' if passed == 1 else 'tests'})" if passed else "not run"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports: dict[str, list[pytest.TestReport]] = {key: [] for key in ROWS}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, value in report.user_properties:
+                if name == "fidelity":
+                    reports[value].append(report)
+    if any(reports.values()):
+        terminalreporter.section(f"restored exactly, on Linux {os.uname().release}")
+        for key, text in ROWS.items():
+            terminalreporter.line(f"{text:<66} {_verdict(reports[key])}")

@@ -1,0 +1,343 @@
+"""What CRIU changes or cannot carry comes back as it was. The oracle compares, and `ipcimg diff` beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..commands import IPCIMG, ipcimg, refused, run, same
+from ..fidelity import row
+from . import oracle
+from .oracle import Namespace
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def carry(source: Namespace, target: Namespace, directory: Path, *options: str) -> str:
+    """Dump, restore, compare; gives what the restore printed on standard error."""
+    ipcimg("dump", "-t", source.pid, "-D", directory)
+    done = ipcimg("restore", "-t", target.pid, "-D", directory, *options)
+    same(directory, f"ns:{target.pid}")
+    return done.stderr
+
+
+def without_sys_resource() -> None:
+    assert _libc.prctl(24, 24, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE
+
+
+def lower_qbytes(msqid: int, qbytes: int) -> None:
+    ds = ctypes.create_string_buffer(256)
+    oracle.check(_libc.msgctl(msqid, 2, ds))
+    ctypes.c_ulong.from_buffer(ds, 88).value = qbytes
+    oracle.check(_libc.msgctl(msqid, 1, ds))
+
+
+@row("big messages")
+@row("long messages")
+def test_messages_of_any_size(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """Up to a mebibyte; at the dump msgmax is 10."""
+
+    def fill() -> None:
+        oracle.set_variable("kernel/msgmax", 1 << 20)
+        oracle.set_variable("kernel/msgmnb", 8 << 20)
+        sizes = (0, 1, 8191, 8192, 8193, 65535, 65536, 1 << 20, 3)
+        oracle.queue(1, messages=[(size + 1, os.urandom(size)) for size in sizes])
+        oracle.set_variable("kernel/msgmax", 10)
+
+    source.do(fill)
+    carry(source, target, tmp_path / "d")
+    assert source.do(oracle.variables)["kernel/msgmax"] == "10"
+    assert target.do(oracle.everything) == source.do(oracle.everything)
+
+
+@row("long messages")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_msgmax_comes_back_after_a_signal(source: Namespace, tmp_path: Path, signum: int) -> None:
+    def fill() -> None:
+        oracle.set_variable("kernel/msgmnb", 64 << 20)
+        oracle.queue(1, messages=[(1, b"m" * 100)] * 20000)
+        oracle.set_variable("kernel/msgmax", 10)
+
+    source.do(fill)
+    dump = subprocess.Popen([*IPCIMG, "dump", "-t", str(source.pid), "-D", tmp_path / "d"], stderr=subprocess.PIPE)
+
+    def msgmax() -> int:
+        return int(source.do(oracle.variables)["kernel/msgmax"])
+
+    _until(lambda: msgmax() > 10)
+    dump.send_signal(signum)
+    dump.communicate(timeout=60)
+    assert dump.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)
+    _until(lambda: msgmax() == 10)
+    assert len(source.do(lambda: oracle.receive_all(0))) == 20000
+
+
+def _until(condition: object) -> None:
+    assert callable(condition)
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@row("qbytes")
+@row("full queue")
+def test_qbytes(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    def fill() -> None:
+        oracle.set_variable("kernel/msgmnb", 1 << 20)
+        oracle.queue(1, messages=[(1, b"x" * 8000)] * 100)
+        oracle.set_variable("kernel/msgmnb", 30000)
+        oracle.queue(2, messages=[(2, b"y" * 1000)] * 10)
+        lower_qbytes(oracle.queue(3, messages=[(3, b"z" * 1000)] * 10), 99)  # fuller than that
+        lower_qbytes(oracle.queue(4), 0)
+
+    source.do(fill)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", preexec_fn=without_sys_resource)
+    same(tmp_path / "d", f"ns:{target.pid}")
+    restored, original = target.do(oracle.everything), source.do(oracle.everything)
+    assert restored == original
+    assert original["qbytes"] == {0: 1 << 20, 1: 30000, 2: 99, 3: 0}
+
+
+def fill_created() -> None:
+    """Objects of four creators, some given to others."""
+    for n, (uid, gid) in enumerate(((0, 0), (1001, 1234), (0, 5), (65534, 65534))):
+        with oracle.creating_as(uid, gid):
+            queue = oracle.queue(n + 1, messages=[(n + 1, b"of %d" % uid)])
+            semaphores = oracle.semaphores(n + 1, [n])
+            segment = oracle.segment(n + 1, PAGE, [(0, b"of %d" % uid)])
+        if n % 2:
+            oracle.own("msg", queue, 7, 8)
+            oracle.own("sem", semaphores, 0, 0)
+            oracle.own("shm", segment, uid, 9)
+
+
+@row("creator")
+def test_creators(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(fill_created)
+    assert carry(source, target, tmp_path / "d", "--strict") == ""
+    restored, original = target.do(oracle.everything), source.do(oracle.everything)
+    assert restored == original
+    assert original["msg"][1]["cuid"] == 1001  # type: ignore[index]
+
+
+@row("creator")
+@pytest.mark.parametrize("capability", [6, 7, 15], ids=["CAP_SETGID", "CAP_SETUID", "CAP_IPC_OWNER"])
+def test_creators_without_the_right(source: Namespace, target: Namespace, tmp_path: Path, capability: int) -> None:
+    """Restored all the same, with a warning; --strict refuses, and leaves nothing behind."""
+    source.do(fill_created)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+
+    def drop() -> None:
+        assert _libc.prctl(24, capability, 0, 0, 0) == 0
+
+    why = "made by whoever restores it, since other creators need CAP_SETUID, CAP_SETGID and CAP_IPC_OWNER"
+    line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--strict", preexec_fn=drop)
+    assert line == f"refused by --strict: shared memory segment 1 (key 0x00000002) (and 8 more): {why}"
+    assert target.do(lambda: oracle.table("shm")) == {}
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", preexec_fn=drop)
+    assert done.stderr == f"ipcimg: Warning: shared memory segment 1 (key 0x00000002) (and 8 more): {why}\n"
+    differences = run(IPCIMG, "diff", tmp_path / "d", f"ns:{target.pid}", status=1).stdout.splitlines()
+    assert len(differences) == 3 * (2 + 1 + 2)  # cuid and cgid, of the third creator cgid alone
+    assert all("cuid" in line or "cgid" in line for line in differences)
+
+
+@row("sem_otime")
+def test_otime(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    def fill() -> None:
+        oracle.semaphores(1, [5, 6])
+        for n, value in enumerate((0, 1, 32767)):
+            semid = oracle.semaphores(n + 2, [0, value])
+            oracle.use(semid)
+        semid = oracle.semaphores(9, [32766])
+        oracle.use(semid)
+        oracle.check(_libc.semctl(semid, 0, 16, 32767))  # SETVAL
+        oracle.set_variable("kernel/sem", "250 32000 1 128")  # not two operations at once
+
+    source.do(fill)
+    carry(source, target, tmp_path / "d", "--strict")
+    restored, original = target.do(oracle.everything), source.do(oracle.everything)
+    assert restored == original
+    assert [row["used"] for row in original["sem"].values()] == [False, True, True, True, True]  # type: ignore[attr-defined]
+
+
+def test_criu_s_images_do_not_tell_otime(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: [oracle.semaphores(n + 1, [n]) for n in range(3)])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--criu-exact")
+    why = "semaphore set 0 (key 0x00000001) (and 2 more): restored as never used, since the images do not tell its "
+    line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--strict")
+    assert line.startswith(f"refused by --strict: {why}")
+    assert why in ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d").stderr
+
+
+@row("SHM_LOCKED")
+def test_locked(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: oracle.lock(oracle.segment(1, 3 * PAGE, [(PAGE, b"locked")])))
+    carry(source, target, tmp_path / "d")
+    restored = target.do(oracle.everything)
+    assert restored == source.do(oracle.everything)
+    assert restored["shm"][0]["perms"] == 0o2600  # type: ignore[index]
+
+
+# ---- segments that only attachments keep alive -----------------------------------------------
+
+
+@pytest.fixture
+def removed(source: Namespace) -> Iterator[Namespace]:
+    """A namespace with a segment that was removed and is still attached, and an ordinary one."""
+
+    def fill() -> int:
+        shmid = oracle.segment(0x99, 2 * PAGE, [(0, b"still here")], mode=0o640)
+        address = oracle.attach(shmid)
+        oracle.segment(0x9A, PAGE, [(0, b"ordinary")])
+        oracle.remove("shm", shmid)
+        return address
+
+    address = source.do(fill)
+    yield source
+    source.do(lambda: oracle.detach(address))
+
+
+def wait_for_end(pid: int) -> None:
+    _until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+@row("SHM_DEST")
+def test_held_until_attached(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    pidfile = tmp_path / "pid"
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--strict", "--pidfile", pidfile)
+    holder = int(pidfile.read_text())
+    assert done.stdout.splitlines()[1:] == [f"process {holder} keeps segments attached: 0"]
+    # Readers attach it too; that must not make the holder let it go.
+    for _ in range(3):
+        same(tmp_path / "d", f"ns:{target.pid}")
+    time.sleep(0.2)
+    assert target.do(lambda: oracle.rows("shm")) == removed.do(lambda: oracle.rows("shm"))
+    assert target.do(lambda: oracle.table("shm"))[0]["nattch"] == 1
+    address = target.do(lambda: oracle.attach(0))
+    wait_for_end(holder)
+    assert target.do(lambda: oracle.table("shm"))[0]["nattch"] == 1
+    assert ctypes.string_at(address, 10) == b"still here"
+    target.do(lambda: oracle.detach(address))
+    assert list(target.do(lambda: oracle.table("shm"))) == [1]  # as the source would have it
+
+
+@row("SHM_DEST")
+def test_holder_ends_on_demand(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    done = json.loads(ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--json").stdout)
+    assert done["held"] == [0]
+    os.kill(done["holder"], signal.SIGTERM)
+    wait_for_end(done["holder"])
+    assert list(target.do(lambda: oracle.table("shm"))) == [1]
+
+
+@row("SHM_DEST")
+def test_removed_without_a_holder(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    loss = "shared memory segment 0 was removed while still attached, and is restored as an ordinary one"
+    line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--strict")
+    assert line == f"refused by --strict: {loss} (--hold keeps it as it was)"
+    assert target.do(lambda: oracle.table("shm")) == {}
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert done.stderr.startswith(f"ipcimg: Warning: {loss}")
+    assert target.do(lambda: oracle.content(0, 10)) == removed.do(lambda: oracle.content(0, 10)) == b"still here"
+
+
+@row("SHM_DEST")
+def test_failed_restore_leaves_no_holder(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """What fails is the last step, the settings: by then the holder is at work."""
+    read_only = "mount --bind /proc/sys/fs /proc/sys/fs && mount -o remount,bind,ro /proc/sys/fs"
+    removed.do(lambda: oracle.set_variable("fs/mqueue/msg_max", 77))
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    command = ["unshare", "-m", "sh", "-c", f'{read_only} && exec "$@"', "sh", *IPCIMG]
+    done = run(command, "restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", status=1)
+    assert "Read-only file system" in done.stderr
+    assert target.do(lambda: oracle.table("shm")) == {}
+    assert users(target) == []
+
+
+def users(namespace: Namespace) -> list[str]:
+    """The processes in a namespace, other than the one that keeps it for the test."""
+    inode, found = os.stat(namespace.path).st_ino, []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/ipc").st_ino == inode and int(pid) != namespace.pid:
+                found.append(pid)
+    return found
+
+
+@row("shm_rmid_forced")
+@pytest.mark.parametrize("hold", [True, False])
+def test_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path, hold: bool) -> None:
+    """Two segments: one attached; one not, but its creator lives."""
+    creator = subprocess.Popen(
+        [
+            "nsenter",
+            f"--ipc={source.path}",
+            "perl",
+            "-e",
+            "shmget(0x9A, 4096, 01600) // die; print qq(made\\n); sleep 3600",
+        ],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PERL_UNBUFFERED": "1"},
+    )
+    try:
+        _until(lambda: list(source.do(lambda: oracle.table("shm"))) == [0])
+        attached = source.do(lambda: oracle.segment(0x99, PAGE, [(0, b"attached")]))
+        address = source.do(lambda: oracle.attach(attached))
+        source.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+        ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+        assert source.do(oracle.variables)["kernel/shm_rmid_forced"] == "1"
+        assert list(source.do(lambda: oracle.table("shm"))) == [0, attached]
+        loss = (
+            "kernel.shm_rmid_forced is left at 0: setting it to 1 would destroy segments that nobody has attached yet"
+        )
+        if not hold:
+            line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--strict")
+            assert line == f"refused by --strict: {loss}"
+            assert ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d").stderr == f"ipcimg: Warning: {loss}\n"
+            assert target.do(oracle.variables)["kernel/shm_rmid_forced"] == "0"
+            return
+        target.do(lambda: oracle.segment(0x77, PAGE, [(0, b"was there")], wanted=32768 * 3 + 9))
+        done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--strict", "--json")
+        result = json.loads(done.stdout)
+        assert result["held"] == [0, 1, 32768 * 3 + 9]
+        same(tmp_path / "d", f"ns:{target.pid}", "--only", "var")
+        assert target.do(oracle.variables)["kernel/shm_rmid_forced"] == "1"
+        assert list(target.do(lambda: oracle.table("shm"))) == [0, 1, 32768 * 3 + 9]
+        addresses = [target.do(lambda n=n: oracle.attach(n)) for n in result["held"]]  # type: ignore[misc]
+        wait_for_end(result["holder"])
+        assert [row["nattch"] for row in target.do(lambda: oracle.table("shm")).values()] == [1, 1, 1]
+        for one in addresses:
+            target.do(lambda one=one: oracle.detach(one))  # type: ignore[misc]
+        assert target.do(lambda: oracle.table("shm")) == {}
+    finally:
+        creator.kill()
+        creator.wait()
+        source.do(lambda: oracle.detach(address))
+
+
+# ---- larger than memory ----------------------------------------------------------------------
+
+
+def test_segment_larger_than_memory(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """It can be made with SHM_NORESERVE alone, which nobody can see later."""
+    size = 1 << 44
+    source.do(lambda: oracle.segment(1, size, [(size // 2, b"middle")], flags=0o10000))
+    carry(source, target, tmp_path / "d")
+    address = target.do(lambda: oracle.attach(0))
+    assert ctypes.string_at(address + size // 2, 6) == b"middle"
+    target.do(lambda: oracle.detach(address))
