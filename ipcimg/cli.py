@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import signal
@@ -73,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--vars",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="restore the namespace's settings too (default: unless it is the machine's own namespace, or a part is "
-        "restored)",
+        help="restore the namespace's settings too (default: unless it is the machine's own namespace, or a part "
+        "without them was dumped or is restored)",
     )
     restore.add_argument(
         "--into-free-ids", action="store_true", help="give objects whose ids are taken other ids, and print which"
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_frozen(diff)
     diff.add_argument("--facts", action="store_true", help="compare times and process ids as well")
     diff.add_argument("--json", action="store_true", help="print the differences as one JSON object")
-    diff.set_defaults(run=_diff)
+    diff.set_defaults(run=_diff, trouble=WRONG)  # as diff(1) has it: 1 is for differences
 
     check = commands.add_parser(
         "check",
@@ -228,6 +229,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
+    trouble = getattr(options, "trouble", FAILED)
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int] = options.run
     try:
         status = run(parser, options)
@@ -239,10 +241,10 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return DONE
     except (IpcimgError, MemoryError) as error:
         _say(parser, f"Error: {error or 'out of memory'}")
-        return FAILED
+        return trouble
     except OSError as error:
         _say(parser, f"Error: {explain(error)}")
-        return FAILED
+        return trouble
     except Interrupted as error:
         _say(parser, f"Error: {error}")
         return 128 + error.signum
@@ -317,9 +319,10 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         parser.error("--pin and COMMAND go with --new-ns")
     if options.new_ns and options.pin is None and not command:
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
+    if options.pidfile is not None and not options.hold:
+        parser.error("--pidfile goes with --hold")
     with contextlib.ExitStack() as stack:
-        # What may fail comes first: a holder whose process id nobody learns would be there for good.
-        pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "w"))
+        pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
         target.enter()
         restored = restore(
@@ -332,6 +335,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             hold=options.hold,
             strict=options.strict,
             creator_stays=bool(command),
+            report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
         )
         for warning in restored.warnings:
             _say(parser, f"Warning: {warning}")
@@ -339,8 +343,6 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             for line in restored.facts_lost:
                 _say(parser, f"Not restored, since nobody can: {line}")
         try:
-            if pidfile is not None and restored.holder is not None:
-                print(restored.holder, file=pidfile, flush=True)
             if options.pin is not None:
                 target.pin(options.pin)
             _report(parser, *_restored(restored, options.images_dir, options.json))
@@ -351,6 +353,13 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                 os.kill(restored.holder, signal.SIGTERM)
             raise
         return DONE
+
+
+def _write_pid(pidfile: io.FileIO, pid: int) -> None:
+    try:
+        pidfile.write(b"%d\n" % pid)
+    except OSError as error:
+        raise IpcimgError(f"writing {os.fsdecode(pidfile.name)}: {explain(error)}") from error
 
 
 def _become(command: list[str], pin: str | None) -> None:
@@ -386,27 +395,25 @@ def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from . import diff, interrupts
 
     selection = _selection(options)
-    try:
-        with interrupts.handled():
-            (a, a_meant), (b, b_meant) = (_summary(name, selection, options) for name in (options.a, options.b))
-    except (IpcimgError, OSError) as error:
-        # As diff(1) has it: 1 is for differences.
-        _say(parser, f"Error: {explain(error) if isinstance(error, OSError) else error}")
-        return WRONG
+    with interrupts.handled():
+        (a, a_meant), (b, b_meant) = (_summary(name, selection, options) for name in (options.a, options.b))
     variables = selection.variables and a_meant and b_meant
     found = (one for one in diff.compare(a, b, facts=options.facts) if variables or one.kind != "var")
-    same = True
     if options.json:
         import json
 
         differences = [dataclasses.asdict(one) for one in found]
-        same = not differences
-        print(json.dumps({"a": options.a, "b": options.b, "same": same, "differences": differences}))
-    else:
+        print(json.dumps({"a": options.a, "b": options.b, "same": not differences, "differences": differences}))
+        return FAILED if differences else DONE
+    status = DONE
+    try:
         for one in found:
-            same = False
+            status = FAILED
             print(printable(one.words(options.a, options.b)))
-    return DONE if same else FAILED
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody wants to know more, but differences there are
+        _forget_stdout()
+    return status
 
 
 def _summary(name: str, selection: Selection, options: argparse.Namespace) -> tuple[Summary, bool]:

@@ -1,7 +1,8 @@
 """Making an object with a wanted id, and unmaking what was made: common to the three kinds of object.
 
-The kernel gives a wanted id only if it is free: otherwise the object gets the next free one, without an error
-(ipc/util.c: ipc_idr_alloc). So the id is compared, always.
+The kernel gives a wanted id only if its index is free: otherwise the object gets the next free one, without an error
+(ipc/util.c: ipc_idr_alloc). So the id is compared, always. Who is at the index is asked before, too: many kernels go on
+beyond the last index, to where an object has the id of another one and cannot be removed.
 """
 
 from __future__ import annotations
@@ -16,15 +17,28 @@ from . import libc
 from .credentials import acting_as
 from .errors import KernelError, ObjectError, explain
 from .interrupts import deferred
-from .model import Permissions
+from .model import NAMES, Permissions
 from .owners import Owners
 from .preset import Preset
 
 _WHY = {
     errno.EEXIST: "there is another object with that key in the namespace",
     errno.EAGAIN: "it does not take all its messages",
-    errno.ENOSPC: "the namespace has no room for one more, or the id is the last there can be and taken",
+    errno.ENOSPC: "the namespace has no room for one more",
     errno.EINVAL: "Invalid argument: its size, or an owner that is not mapped in the user namespace",
+}
+
+
+# By kind: the id of the object that is at an id's index, or EINVAL; and the removal of an object.
+_AT: dict[str, Callable[[int], int]] = {
+    "shm": lambda shmid: libc.shmctl(shmid, libc.SHM_STAT_ANY),
+    "msg": lambda msqid: libc.msgctl(msqid, libc.MSG_STAT_ANY),
+    "sem": lambda semid: libc.semctl(semid, libc.SEM_STAT_ANY),
+}
+_REMOVE: dict[str, Callable[[int], int]] = {
+    "shm": lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
+    "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
+    "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
 }
 
 
@@ -92,9 +106,7 @@ class Creator:
                     restore(one, self)
 
     @contextlib.contextmanager
-    def making(
-        self, wanted: Permissions, get: Callable[[int, int], int], remove: Callable[[int], object]
-    ) -> Iterator[tuple[int, libc.ipc_perm]]:
+    def making(self, wanted: Permissions, get: Callable[[int, int], int]) -> Iterator[tuple[int, libc.ipc_perm]]:
         """Create an object, mode 0600, for the with block to fill, and last of all to IPC_SET to what is given with it.
 
         get is called with key and flags. Raises ObjectError, naming the object, for whatever the
@@ -103,28 +115,34 @@ class Creator:
         named = wanted.named(self._kind)
         uids, gids = self._making.owners.uids, self._making.owners.gids
         try:
+            if not self._any_id:
+                self._expect_free(wanted)
             with deferred():
                 given = self._get(wanted, get)
-                self._making.made.append(lambda: remove(given))
+                self._making.made.append(lambda: _REMOVE[self._kind](given))
                 if given != wanted.id:
                     if not self._any_id:
                         self._making.made.pop()()
-                        raise _Taken(f"{named}: that id is taken in the namespace (the kernel gave {given})")
+                        raise _Taken(f"{named}: that id was taken meanwhile (the kernel gave {given})")
                     self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
+    def _expect_free(self, wanted: Permissions) -> None:
+        try:
+            other = _AT[self._kind](wanted.id)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                return
+            raise
+        raise _Taken(f"{wanted.named(self._kind)}: that id is taken in the namespace (by {NAMES[self._kind]} {other})")
+
     def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
         if not self._any_id:
             self._preset.arm(wanted.id)
-        try:
-            with self._creator(wanted):
-                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-        except OSError as error:
-            if error.errno == errno.ENOSPC and self._making.free_ids and not self._any_id:
-                raise _Taken(f"{wanted.named(self._kind)}: {_WHY[errno.ENOSPC]}") from error
-            raise
+        with self._creator(wanted):
+            given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
         self._preset.taken()
         return given
 

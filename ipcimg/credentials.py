@@ -8,6 +8,7 @@ namespace may be written by the effective user who is root in the user namespace
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -25,7 +26,8 @@ def may_be_any_creator() -> bool:
 def acting_as(uid: int, gid: int) -> Iterator[None]:
     """Have these effective ids inside the with block, in the calling thread; Interrupted waits for its end.
 
-    Raises OSError: PermissionError without CAP_SETUID and CAP_SETGID.
+    Raises PermissionError without CAP_SETUID and CAP_SETGID, and for ids that are not mapped in the caller's user
+    namespace.
     """
     own = os.geteuid(), os.getegid()
     if (uid, gid) == own:
@@ -39,7 +41,10 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         keep, dumpable = libc.prctl(libc.PR_GET_KEEPCAPS), libc.prctl(libc.PR_GET_DUMPABLE)
         libc.prctl(libc.PR_SET_KEEPCAPS, 1)
         try:
-            libc.set_effective_ids(uid, gid)
+            try:
+                libc.set_effective_ids(uid, gid)
+            except OSError as error:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
             capabilities.take_on()
             yield
         finally:

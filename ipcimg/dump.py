@@ -6,11 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from . import hold, imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
+from . import imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
 from .errors import ChangedError, KernelError, doing, explain
+from .listing import objects
 from .model import NAMES, Contents, Counts
 from .reading import Reading
-from .selection import EVERYTHING, Name, Selection
+from .selection import EVERYTHING, Selection
 
 
 def dump(
@@ -49,17 +50,18 @@ def living(
     """
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
-        reading = Reading(owners.of(source.fd), only, frozen)
+        seen_as = owners.of(source.fd)
+        stack.enter_context(source.locked())
         stack.enter_context(source.entered())
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
             variables = var.collect()
-            present = _objects()
+            present = objects(*NAMES)
             only.expect(present)
+            reading = Reading([one for one in present if only.wants(*one)], seen_as, frozen)
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
-            undo.enter_context(hold.reading())
             yield Contents(
                 variables,
                 segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
@@ -67,21 +69,9 @@ def living(
                 semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
             )
             undo.close()
-            moved = [] if frozen else sorted(one for one in _objects() ^ present if only.wants(*one))
+            moved = [] if frozen else sorted(one for one in {*objects(*NAMES)} ^ {*present} if only.wants(*one))
             if moved:
                 kind, object_id, _ = moved[0]
                 raise ChangedError(f"{NAMES[kind]} {object_id} came or went while the namespace was read")
         except OSError as error:
             raise KernelError(f"reading {source.described}: {explain(error)}") from error
-
-
-def _objects() -> set[Name]:
-    """The objects of the namespace the caller is in: the first two columns of /proc/sysvipc/*, key and id."""
-    found: set[Name] = set()
-    for kind in NAMES:
-        with open(f"/proc/sysvipc/{kind}") as table:
-            next(table)
-            for line in table:
-                key, object_id, _ = line.split(None, 2)
-                found.add((kind, int(object_id), int(key) % (1 << 32)))
-    return found

@@ -10,14 +10,12 @@ import contextlib
 import errno
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from . import libc
 from .companion import Companion
 
-_OWN = "/proc/self/ns/ipc"
 _PAUSE = 0.05  # seconds between two looks, at least
-_PATIENCE = 1.0  # seconds
 
 
 def hold(segments: Sequence[int]) -> Companion:
@@ -35,51 +33,27 @@ def hold(segments: Sequence[int]) -> Companion:
 
 
 def _until_attached(attached: dict[int, int]) -> None:
-    with open(_OWN) as namespace:
+    with open("/proc/self/ns/ipc") as namespace:
         while attached:
             before = time.monotonic()
-            for shmid in [shmid for shmid in attached if _by_others(shmid, namespace.fileno())]:
-                libc.shmdt(attached.pop(shmid))
+            # Those who read or compare segments attach them too, and have the namespace locked meanwhile; and of two
+            # holders only one at a time may find that there is somebody else.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(namespace, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for shmid in list(filter(_by_others, attached)):
+                    libc.shmdt(attached.pop(shmid))
+                fcntl.flock(namespace, fcntl.LOCK_UN)
             # Of many segments the looking takes long: a twentieth of the time is enough.
             time.sleep(max(_PAUSE, 20 * (time.monotonic() - before)))
 
 
-def _by_others(shmid: int, namespace: int) -> bool:
-    """Has somebody else attached the segment, or is it gone? While a reader is at work nobody can tell."""
+def _by_others(shmid: int) -> bool:
+    """Has somebody else attached the segment, or is it gone?"""
     ds = libc.shmid_ds()
     try:
         libc.shmctl(shmid, libc.IPC_STAT, ds)
-        if ds.shm_nattch == 1:
-            return False
-        fcntl.flock(namespace, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            libc.shmctl(shmid, libc.IPC_STAT, ds)
-            return ds.shm_nattch > 1
-        finally:
-            fcntl.flock(namespace, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return False
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EIDRM):
             return True
         raise
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Inside the with block, tell holders that who attaches a segment of the caller's namespace only reads it.
-
-    The sign is a shared lock of the namespace's file. A holder has it for the blink of an eye; whoever
-    keeps it from us for longer is no holder.
-    """
-    with open("/proc/thread-self/ns/ipc") as namespace:
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(namespace, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    break
-                time.sleep(0.001)
-        yield
+    return ds.shm_nattch > 1

@@ -17,7 +17,8 @@ from . import libc, sysctl
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Message, MessageQueue, Permissions, QueueFacts
-from .reading import Reading
+from .owners import Owners
+from .reading import Reading, vanished
 
 _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
@@ -29,14 +30,12 @@ def collect(undo: contextlib.ExitStack, reading: Reading) -> Generator[MessageQu
     undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
     """
     peeker = _Peeker(undo)
-    for index in range(libc.msgctl(0, libc.MSG_INFO) + 1):
-        stat = functools.partial(_stat, index, reading)
+    for msqid in reading.ids("msg"):
+        stat = functools.partial(_stat, msqid, reading.owners)
         before = reading.look(stat)
-        if before is None:
-            continue
         if before.qbytes >= 1 << 32:
             raise ObjectError(f"{before.named}: its qbytes, {before.qbytes}, are more than an image can tell")
-        messages = peeker.messages(before.permissions.id, before.qnum, before.facts.cbytes)
+        messages = peeker.messages(msqid, before.qnum, before.facts.cbytes)
         yield MessageQueue(before.permissions, before.qbytes, before.qnum, messages, before.facts)
         if stat() != before:
             raise ChangedError(f"{before.named} changed while it was read")
@@ -58,18 +57,17 @@ class _Stat:
         return max(self.facts.stime, self.facts.rtime, self.facts.ctime)
 
 
-def _stat(index: int, reading: Reading) -> _Stat | None:
-    """The queue at an index; None where there is none, or it is not wanted."""
+def _stat(msqid: int, owners: Owners) -> _Stat:
     ds = libc.msqid_ds()
     try:
-        msqid = libc.msgctl(index, libc.MSG_STAT_ANY, ds)
+        at_index = libc.msgctl(msqid, libc.MSG_STAT_ANY, ds)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EIDRM):
-            return None
+            raise vanished("msg", msqid) from error
         raise
-    permissions = reading.permissions("msg", ds.msg_perm, msqid)
-    if permissions is None:
-        return None
+    if at_index != msqid:
+        raise vanished("msg", msqid)
+    permissions = owners.inside("msg", ds.msg_perm, msqid)
     facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
     return _Stat(permissions, ds.msg_qbytes, ds.msg_qnum, facts)
 
@@ -119,7 +117,7 @@ class _Peeker:
 
 def restore(queue: MessageQueue, creator: Creator) -> None:
     """Make a queue as it was. The namespace's limits are wide open. Raises ObjectError."""
-    with creator.making(queue.permissions, libc.msgget, _remove) as (msqid, final):
+    with creator.making(queue.permissions, libc.msgget) as (msqid, final):
         buffer = creator.buffer
         for message in queue.messages:
             size = len(message.body)
@@ -128,7 +126,3 @@ def restore(queue: MessageQueue, creator: Creator) -> None:
             buffer.send(msqid, message.type, message.body, libc.IPC_NOWAIT)
         # Now that the queue holds all it held, it may also hold more than qbytes.
         libc.msgctl(msqid, libc.IPC_SET, libc.msqid_ds(final, msg_qbytes=queue.qbytes))
-
-
-def _remove(msqid: int) -> None:
-    libc.msgctl(msqid, libc.IPC_RMID)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
@@ -21,6 +22,7 @@ from .errors import NamespaceError, explain
 INITIAL_INODE = 0xEFFFFFFF  # PROC_IPC_INIT_INO: the namespace the machine booted with
 _T = TypeVar("_T")
 _OWN = "/proc/thread-self/ns/ipc"
+_PATIENCE = 2.0  # seconds; a holder of segments has the lock for the blink of an eye
 
 
 class IpcNamespace:
@@ -66,6 +68,28 @@ class IpcNamespace:
             finally:
                 home.enter()
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only ipcimg that works in the namespace inside the with block, by flock(2) on its file.
+
+        Dumps and restores change settings for a time, which another one would take for the real
+        ones. Raises NamespaceError where somebody else keeps the lock.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    by = _lock_holder(self.inode)
+                    raise NamespaceError(f"{self.described} is locked by {by}: is another ipcimg at work?") from None
+                time.sleep(0.005)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
     def pin(self, path: str) -> None:
         """Keep the namespace alive without a process, by a bind mount on the new file path.
 
@@ -103,6 +127,16 @@ class IpcNamespace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _lock_holder(inode: int) -> str:
+    """Who has the lock of the file with this inode, as far as /proc/locks tells."""
+    with open("/proc/locks") as locks:
+        for line in locks:
+            fields = line.split()  # number, FLOCK, ADVISORY, WRITE, pid, device:device:inode, start, end
+            if "FLOCK" in fields and fields[-3].endswith(f":{inode}"):
+                return f"process {fields[-4]}"
+    return "a process that cannot be seen from here"
 
 
 def own() -> IpcNamespace:

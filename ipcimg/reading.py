@@ -10,15 +10,14 @@ would have moved them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from . import libc
 from .errors import ChangedError
-from .model import Permissions
+from .model import NAMES
 from .owners import Owners
-from .selection import EVERYTHING, Selection
+from .selection import Name
 
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; the module time has no name for it
 _TRIES = 3
@@ -43,30 +42,33 @@ _S = TypeVar("_S", bound=Stat)
 class Reading:
     """How the objects of one namespace are read."""
 
+    objects: Sequence[Name]  # that are wanted
     owners: Owners
-    selection: Selection = EVERYTHING
     frozen: bool = False  # has the caller stopped all users of the namespace?
 
-    def permissions(self, kind: str, perm: libc.ipc_perm, object_id: int) -> Permissions | None:
-        """struct ipc_perm as the model has it; None where the object is not wanted. Raises ObjectError."""
-        if not self.selection.wants(kind, object_id, perm.key):
-            return None
-        return self.owners.inside(kind, perm, object_id)
+    def ids(self, kind: str) -> Iterator[int]:
+        """Those of the wanted objects of a kind."""
+        return (object_id for of_kind, object_id, _ in self.objects if of_kind == kind)
 
-    def look(self, stat: Callable[[], _S | None]) -> _S | None:
-        """What stat() tells of an object, which may be None.
+    def look(self, stat: Callable[[], _S]) -> _S:
+        """What stat() tells of an object.
 
         If the object was used in the present second, that second is waited for. Raises ChangedError
-        for an object that is in use all the time.
+        for an object that is in use all the time, and what stat() raises.
         """
         return stat() if self.frozen else _settled(stat)
 
 
-def _settled(stat: Callable[[], _S | None]) -> _S | None:
+def vanished(kind: str, object_id: int) -> ChangedError:
+    """The error for an object that was there and is not any more."""
+    return ChangedError(f"{NAMES[kind]} {object_id} vanished while the namespace was read")
+
+
+def _settled(stat: Callable[[], _S]) -> _S:
     tries = 0
     while True:
         found = stat()
-        if found is None or found.last_change < _now():
+        if found.last_change < _now():
             return found
         tries += 1
         if tries > _TRIES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from . import imageset, interrupts, libc, msg, namespace, owners, sem, shm, var
@@ -14,6 +14,7 @@ from .credentials import may_be_any_creator
 from .directory import ImageDirectory
 from .errors import KernelError, LossError, explain
 from .hold import hold as hold_attached
+from .listing import objects
 from .model import Contents, Counts
 from .preflight import Preflight
 from .preset import Preset
@@ -43,6 +44,7 @@ def restore(
     hold: bool = False,
     strict: bool = False,
     creator_stays: bool = False,
+    report_holder: Callable[[int], None] | None = None,
 ) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
 
@@ -53,7 +55,8 @@ def restore(
     while attached, and with shm_rmid_forced all segments, alive in a process of their own until
     somebody attaches them. strict refuses what would end with a warning. creator_stays says that the
     calling process goes on living in the namespace, which keeps segments under
-    kernel.shm_rmid_forced alive. On any error, what was made is removed and the settings are put
+    kernel.shm_rmid_forced alive. report_holder is called with the process id of the holder, if there
+    is one; what it raises makes the restore fail. On any error, what was made is removed and the settings are put
     back. Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
@@ -72,6 +75,7 @@ def restore(
         if variables is None:
             variables = only.variables and images.variables_meant and not entered.is_initial
         stack.enter_context(interrupts.handled())
+        stack.enter_context(entered.locked())
         stack.enter_context(entered.entered())
         before = var.collect()
         final = contents.variables if variables else before
@@ -91,12 +95,14 @@ def restore(
                 _make(contents, making)
                 with interrupts.deferred():
                     removed = [making.new_ids.get(("shm", shmid), shmid) for shmid in preflight.removed]
-                    held = tuple(shm.ids() if forced else removed) if hold else ()
+                    held = tuple([shmid for _, shmid, _ in objects("shm")] if forced else removed) if hold else ()
                     holder = hold_attached(held) if held else None
                     for shmid in removed if hold else ():
                         libc.shmctl(shmid, libc.IPC_RMID)
                     var.apply(final, rmid_forced=harmless)
                     if holder is not None:
+                        if report_holder is not None:
+                            report_holder(holder.pid)
                         holder.release(b"done")
                     interrupts.finished()
             except BaseException as error:

@@ -11,7 +11,8 @@ from . import libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Permissions, SemaphoreFacts, SemaphoreSet
-from .reading import Reading
+from .owners import Owners
+from .reading import Reading, vanished
 
 
 def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
@@ -19,18 +20,15 @@ def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
 
     Raises ObjectError, ChangedError.
     """
-    for index in range(libc.semctl(0, libc.SEM_INFO) + 1):
-        stat = functools.partial(_stat, index, reading)
+    for semid in reading.ids("sem"):
+        stat = functools.partial(_stat, semid, reading.owners)
         before = reading.look(stat)
-        if before is None:
-            continue
-        semid = before.permissions.id
         try:
             values = libc.semctl_getall(semid, before.nsems)
             sempid = tuple([libc.semctl_getpid(semid, n) for n in range(before.nsems)])
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EIDRM):
-                raise ChangedError(f"{before.named} vanished while it was read") from error
+                raise vanished("sem", semid) from error
             raise ObjectError(f"{before.named}: reading its values: {explain(error)}") from error
         if stat() != before:
             raise ChangedError(f"{before.named} changed while it was read")
@@ -53,26 +51,26 @@ class _Stat:
         return max(self.otime, self.ctime)
 
 
-def _stat(index: int, reading: Reading) -> _Stat | None:
-    """The set at an index; None where there is none, or it is not wanted."""
+def _stat(semid: int, owners: Owners) -> _Stat:
     ds = libc.semid_ds()
     try:
-        semid = libc.semctl(index, libc.SEM_STAT_ANY, ds)
+        at_index = libc.semctl(semid, libc.SEM_STAT_ANY, ds)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EIDRM):
-            return None
+            raise vanished("sem", semid) from error
         raise
-    permissions = reading.permissions("sem", ds.sem_perm, semid)
-    if permissions is None:
-        return None
+    if at_index != semid:
+        raise vanished("sem", semid)
+    permissions = owners.inside("sem", ds.sem_perm, semid)
     return _Stat(permissions, ds.sem_nsems, ds.sem_otime, ds.sem_ctime)
 
 
 def restore(semaphores: SemaphoreSet, creator: Creator) -> None:
     """Make a set as it was. The namespace's limits are wide open. Raises ObjectError."""
-    with creator.making(
-        semaphores.permissions, lambda key, flags: libc.semget(key, semaphores.nsems, flags), _remove
-    ) as (semid, final):
+    with creator.making(semaphores.permissions, lambda key, flags: libc.semget(key, semaphores.nsems, flags)) as (
+        semid,
+        final,
+    ):
         libc.semctl_setall(semid, semaphores.values)
         if semaphores.facts is not None and semaphores.facts.otime:
             # Programs tell by a sem_otime other than 0 that a set has been initialised (semop(2)); only an operation
@@ -80,7 +78,3 @@ def restore(semaphores: SemaphoreSet, creator: Creator) -> None:
             step = 1 if semaphores.values[0] == 0 else -1
             libc.semop(semid, (0, step), (0, -step))
         libc.semctl(semid, libc.IPC_SET, libc.semid_ds(final))
-
-
-def _remove(semid: int) -> None:
-    libc.semctl(semid, libc.IPC_RMID)

@@ -21,7 +21,7 @@ from . import libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
-from .reading import Reading
+from .reading import Reading, vanished
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 4 << 20  # bytes mapped at a time
@@ -68,40 +68,29 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
 
     The caller closes the iterator before it lets go of shm_rmid_forced. Raises ObjectError, ChangedError.
     """
-    for shmid, ds in _stats():
-        size, permissions = ds.shm_segsz, reading.permissions("shm", ds.shm_perm, shmid)
-        if permissions is None:
-            continue  # it is not wanted
+    ds = libc.shmid_ds()
+    for shmid in reading.ids("shm"):
+        try:
+            at_index = libc.shmctl(shmid, libc.SHM_STAT_ANY, ds)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):
+                raise vanished("shm", shmid) from error
+            raise
+        if at_index != shmid:
+            raise vanished("shm", shmid)
+        size, permissions = ds.shm_segsz, reading.owners.inside("shm", ds.shm_perm, shmid)
         facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
         try:
             address = libc.shmat(shmid, libc.SHM_RDONLY)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EIDRM):
-                raise ChangedError(f"shared memory segment {shmid} vanished while it was read") from error
+                raise vanished("shm", shmid) from error
             raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
         try:
             with _Mapping(address, size) as mapping:
                 yield SharedMemory(permissions, size, mapping, mapping.hugetlb_flag, facts)
         finally:
             libc.shmdt(address)
-
-
-def _stats() -> Iterator[tuple[int, libc.shmid_ds]]:
-    """The id of each segment and what the kernel tells of it; the structure is the same each time."""
-    ds = libc.shmid_ds()
-    for index in range(libc.shmctl(0, libc.SHM_INFO) + 1):
-        try:
-            shmid = libc.shmctl(index, libc.SHM_STAT_ANY, ds)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
-                continue  # no segment has this index
-            raise
-        yield shmid, ds
-
-
-def ids() -> list[int]:
-    """The ids of the segments of the namespace the caller is in. Raises OSError."""
-    return [shmid for shmid, _ in _stats()]
 
 
 class _Mapping:
@@ -242,15 +231,11 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
             # Larger than memory: that it could be made shows that no memory was set aside for it.
             return libc.shmget(key, segment.size, flags | libc.SHM_NORESERVE)
 
-    with creator.making(segment.permissions, get, _remove) as (shmid, final):
+    with creator.making(segment.permissions, get) as (shmid, final):
         _fill(shmid, segment)
         libc.shmctl(shmid, libc.IPC_SET, libc.shmid_ds(final))
         if segment.permissions.mode & libc.SHM_LOCKED:
             libc.shmctl(shmid, libc.SHM_LOCK)
-
-
-def _remove(shmid: int) -> None:
-    libc.shmctl(shmid, libc.IPC_RMID)
 
 
 def _fill(shmid: int, segment: SharedMemory) -> None:

@@ -22,15 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _verdict(reports: list[pytest.TestReport]) -> str:
     if any(report.failed for report in reports):
         return "FAILED"
-    impossible = [value for report in reports for name, value in report.user_properties if name == "impossible"]
-    if impossible:
-        return f"not possible: {impossible[0]}"
-    skipped = [report for report in reports if report.skipped]
+    skipped = [report.longrepr for report in reports if report.skipped]
     if skipped:
-        longrepr = skipped[0].longrepr
-        return "not tested: " + (longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)).removeprefix(
-            "Skipped: "
-        )
+        why = skipped[0][2] if isinstance(skipped[0], tuple) else str(skipped[0])
+        return why.removeprefix("Skipped: ")
     passed = sum(report.when == "call" for report in reports)
     return f"done ({passed} {'test' if passed == 1 else 'tests'})" if passed else "not run"
 

@@ -18,7 +18,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
-    *("var", "msg", "sem", "shm", "reading", "create", "hold", "preflight"),
+    *("var", "msg", "sem", "shm", "listing", "reading", "create", "hold", "preflight"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "codec", "manifest", "directory", "imageset"}

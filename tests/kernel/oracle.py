@@ -60,11 +60,24 @@ class Namespace:
         self.pid = self.holder.pid
         self.path = f"/proc/{self.pid}/ns/ipc"
 
+    def users(self) -> list[int]:
+        """The processes in the namespace, other than the one that keeps it for the test."""
+        inode, found = os.stat(self.path).st_ino, []
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{pid}/ns/ipc").st_ino == inode and pid != self.pid:
+                    found.append(pid)
+        return found
+
     def close(self) -> None:
+        left = self.users()
+        for pid in left:
+            os.kill(pid, 9)
         self.holder.kill()
         self.holder.wait()
         assert self.holder.stdout is not None
         self.holder.stdout.close()
+        assert not left, f"processes {left} were left in the namespace, and have been ended"
 
     def do(self, act: Callable[[], T]) -> T:
         """Call act in the namespace; setns(2) moves the one thread that does it."""

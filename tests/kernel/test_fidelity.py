@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -257,6 +257,15 @@ def test_removed_without_a_holder(removed: Namespace, target: Namespace, tmp_pat
 
 
 @row("SHM_DEST")
+def test_pidfile_that_cannot_be_written(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--pidfile", "/dev/full")
+    assert line == "writing /dev/full: No space left on device"
+    assert target.do(lambda: oracle.table("shm")) == {}
+    assert target.users() == []
+
+
+@row("SHM_DEST")
 def test_failed_restore_leaves_no_holder(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
     """What fails is the last step, the settings: by then the holder is at work."""
     read_only = "mount --bind /proc/sys/fs /proc/sys/fs && mount -o remount,bind,ro /proc/sys/fs"
@@ -266,17 +275,7 @@ def test_failed_restore_leaves_no_holder(removed: Namespace, target: Namespace, 
     done = run(command, "restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", status=1)
     assert "Read-only file system" in done.stderr
     assert target.do(lambda: oracle.table("shm")) == {}
-    assert users(target) == []
-
-
-def users(namespace: Namespace) -> list[str]:
-    """The processes in a namespace, other than the one that keeps it for the test."""
-    inode, found = os.stat(namespace.path).st_ino, []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}/ns/ipc").st_ino == inode and int(pid) != namespace.pid:
-                found.append(pid)
-    return found
+    assert target.users() == []
 
 
 @row("shm_rmid_forced")
@@ -341,3 +340,42 @@ def test_segment_larger_than_memory(source: Namespace, target: Namespace, tmp_pa
     address = target.do(lambda: oracle.attach(0))
     assert ctypes.string_at(address + size // 2, 6) == b"middle"
     target.do(lambda: oracle.detach(address))
+
+
+# ---- two at once -----------------------------------------------------------------------------
+
+
+def test_one_ipcimg_at_a_time(source: Namespace, tmp_path: Path) -> None:
+    """Each would take the settings that the other has changed for a time for the real ones."""
+    source.do(lambda: oracle.queue(1))
+    with open(source.path) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        why = f"is locked by process {os.getpid()}: is another ipcimg at work?"
+        target = ("-t", source.pid, "-D", tmp_path / "d")
+        assert refused("dump", *target) == f"the IPC namespace of process {source.pid} {why}"
+        assert not (tmp_path / "d").exists()
+        fcntl.flock(other, fcntl.LOCK_UN)
+        ipcimg("dump", *target)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert refused("restore", *target, "--into-free-ids").endswith(why)
+
+
+@row("shm_rmid_forced")
+@row("SHM_DEST")
+def test_two_holders(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """Neither takes the other for a user; when one has let go the other stays."""
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold")
+    target.do(lambda: [oracle.segment(0x1000 + n, PAGE) for n in range(300)])
+    removed.do(lambda: oracle.remove("shm", 1))
+    removed.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "e")
+    arguments = ("-D", tmp_path / "e", "--into-free-ids", "--hold", "--strict")
+    second = json.loads(ipcimg("restore", "-t", target.pid, *arguments, "--json").stdout)
+    assert len(second["held"]) == 303
+    time.sleep(1)
+    assert len(target.do(lambda: oracle.table("shm"))) == 303
+    assert {row["nattch"] for row in target.do(lambda: oracle.table("shm")).values()} == {1}
+    for pid in target.users():
+        os.kill(pid, signal.SIGTERM)
+        wait_for_end(pid)

@@ -206,3 +206,23 @@ def test_diff_with_nothing(tmp_path: Path, source: Namespace, name: str) -> None
     done = run(IPCIMG, "diff", f"ns:{source.pid}", name, status=2)
     assert done.stderr.startswith("ipcimg: Error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_status_of_diff(source: Namespace, tmp_path: Path) -> None:
+    """1 is for differences alone, and they are told by the status even if nobody reads them."""
+    source.do(lambda: oracle.queue(1))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    source.do(lambda: oracle.queue(2))
+    diff = [*IPCIMG, "diff", str(tmp_path / "d"), f"ns:{source.pid}"]
+    full = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", *diff], capture_output=True, text=True, check=False)
+    assert (full.returncode, full.stderr) == (2, "ipcimg: Error: No space left on device\n")
+    unread = subprocess.run(
+        ["bash", "-c", '"$@" | true; echo ${PIPESTATUS[0]}', "sh", *diff], capture_output=True, text=True, check=False
+    )
+    assert (unread.stdout, unread.stderr) == ("1\n", "")
+
+
+def test_pidfile_goes_with_hold(tmp_path: Path) -> None:
+    done = run(IPCIMG, "restore", "-D", tmp_path, "--pidfile", tmp_path / "pid", status=2)
+    assert "--pidfile goes with --hold" in done.stderr
+    assert not (tmp_path / "pid").exists()

@@ -38,13 +38,13 @@ def test_id_taken(dumped: Path, target: Namespace) -> None:
     target.do(lambda: oracle.semaphores(0x78, [9], wanted=0))
     before = target.do(tables)
     line = refused("restore", "-t", target.pid, "-D", dumped)
-    assert line == "semaphore set 0 (key 0x00000077): that id is taken in the namespace (the kernel gave 1)"
+    assert line == "semaphore set 0 (key 0x00000077): that id is taken in the namespace (by semaphore set 0)"
     assert target.do(tables) == before
     assert target.do(oracle.variables)["kernel/sem_next_id"] == "-1"
 
 
 def test_key_taken(dumped: Path, target: Namespace) -> None:
-    target.do(lambda: oracle.segment(0x99, 1, wanted=5 * 32768))
+    target.do(lambda: oracle.segment(0x99, 1, wanted=5 * 32768 + 1))
     before = target.do(tables)
     line = refused("restore", "-t", target.pid, "-D", dumped)
     assert "shared memory segment 0 (key 0x00000099): there is another object with that key" in line
