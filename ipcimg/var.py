@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 
 from . import preset, sysctl
-from .errors import doing
+from .errors import ObjectError, doing
 from .interrupts import deferred
 from .model import Variables
 
@@ -68,37 +68,49 @@ def wide_open(before: Variables) -> Iterator[None]:
 
     Limits may have been lowered after the objects came to be, so no limit of the image can be in
     force while its objects are made. A queue takes its qbytes from msgmnb when it is created, and
-    IPC_SET of more than msgmnb needs CAP_SYS_RESOURCE: an open msgmnb spares that too. Without an
-    error the limits are left open, for apply() to set. Raises KernelError.
+    IPC_SET of more than msgmnb needs CAP_SYS_RESOURCE: an open msgmnb spares that too. A limit that is
+    not ours to write stays, and an object that it does not admit is refused. Without an error the
+    limits are left open, for apply() to set. Raises KernelError.
     """
+    closed: list[str] = []
     try:
         with doing("opening the namespace's limits"):
             _set(RMID_FORCED, before.shm_rmid_forced, 0)
-            for name, value in (
-                ("msg_ctlmax", _INT_MAX),
-                ("msg_ctlmnb", _INT_MAX),
-                ("shm_ctlmax", _UNLIMITED),
-                ("shm_ctlall", _UNLIMITED),
-            ):
-                present = getattr(before, name)
-                _set(_PATHS[name], present, max(present, value))
-            semmsl, semmns, semopm, _ = before.sem_ctls
-            # Two operations at once are what sem_otime takes.
-            wide = f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {max(semopm, 2)}"
-            for objects in _IPCMNI:
-                try:
-                    sysctl.write(_PATHS["msg_ctlmni"], objects)
-                    sysctl.write(_PATHS["shm_ctlmni"], objects)
-                    sysctl.write(SEM, f"{wide} {objects}")
-                    break
-                except OSError as error:
-                    if error.errno != errno.EINVAL or objects == _IPCMNI[-1]:
-                        raise
+            for path, wide in _wide(before):
+                for value in wide:
+                    try:
+                        sysctl.write(path, value)
+                        break
+                    except OSError as error:
+                        if isinstance(error, PermissionError):
+                            closed.append(path.replace("/", "."))
+                            break
+                        if error.errno not in (errno.EINVAL, errno.ERANGE) or value == wide[-1]:
+                            raise
         yield
-    except BaseException:
+    except BaseException as error:
         with deferred():
             apply(before, rmid_forced=bool(before.shm_rmid_forced))
+        if closed and isinstance(error, ObjectError):
+            raise ObjectError(f"{error}; {', '.join(closed)} could not be raised: no permission") from error
         raise
+
+
+def _wide(before: Variables) -> Iterator[tuple[str, tuple[int | str, ...]]]:
+    """The limits that are to be raised: path, and the values to try."""
+    for name, wide in (
+        ("msg_ctlmax", (_INT_MAX,)),
+        ("msg_ctlmnb", (_INT_MAX,)),
+        ("shm_ctlmax", (_UNLIMITED,)),
+        ("shm_ctlall", (_UNLIMITED,)),
+        ("msg_ctlmni", _IPCMNI),
+        ("shm_ctlmni", _IPCMNI),
+    ):
+        if getattr(before, name) < wide[0]:
+            yield _PATHS[name], wide
+    semmsl, semmns, semopm, _ = before.sem_ctls
+    # Two operations at once are what sem_otime takes.
+    yield SEM, tuple(f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {max(semopm, 2)} {most}" for most in _IPCMNI)
 
 
 def apply(variables: Variables, *, rmid_forced: bool) -> None:

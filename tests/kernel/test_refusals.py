@@ -294,3 +294,30 @@ def test_force_does_not_replace_a_directory(dumped: Path, source: Namespace) -> 
     line = refused("dump", "-t", source.pid, "-D", dumped, "--force")
     assert line == f"{dumped}/ipcns-sem-1.img is a directory, which --force does not replace"
     assert (dumped / "ipcimg-manifest-1.img").read_bytes() == manifest
+
+
+CAPABILITIES = "+sys_admin,+checkpoint_restore,+ipc_owner,+dac_override,+sys_ptrace"
+NOT_ROOT = (
+    *("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"),
+    *(f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}"),
+)
+
+
+def test_limits_that_may_not_be_raised(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """Somebody who has the capabilities that presets take, and is not the root to whom the limits belong."""
+    source.do(lambda: oracle.queue(1, messages=[(1, b"x" * 8192)]))
+    source.do(lambda: oracle.semaphores(1, [1]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    restore = [*NOT_ROOT, *IPCIMG, "restore", "-t", str(target.pid), "-D", str(tmp_path / "d")]
+    assert "Warning: message queue 0 (key 0x00000001) (and 1 more): made by whoever" in run(restore).stderr
+    assert target.do(lambda: oracle.receive_all(0)) == [(1, b"x" * 8192)]
+    target.do(lambda: oracle.remove("msg", 0))
+    target.do(lambda: oracle.remove("sem", 0))
+    target.do(lambda: oracle.set_variable("kernel/msgmax", 8191))
+    settings = target.do(oracle.variables)
+    done = run(restore, status=1)
+    assert done.stderr.startswith("ipcimg: Error: message queue 0 (key 0x00000001): Invalid argument: ")
+    assert "; kernel.msgmax, kernel.msgmnb, " in done.stderr
+    assert done.stderr.endswith("could not be raised: no permission\n")
+    assert target.do(tables) == [{}, {}, {}]
+    assert target.do(oracle.variables) == settings

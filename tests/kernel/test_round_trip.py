@@ -142,29 +142,42 @@ def test_new_namespace_pinned(source: Namespace, tmp_path: Path) -> None:
     assert [message.body for message in queue.messages] == [b"pinned"]
 
 
+MIB = 1 << 20
+
+
 @row("SHM_HUGETLB")
-def test_huge_pages(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "data", "extents"),
+    [
+        (1, b"x", [(0, 2 * MIB)]),
+        (2 * MIB, b"y" * 2 * MIB, [(0, 2 * MIB)]),
+        (5 * MIB, b"in the second", [(2 * MIB, 2 * MIB)]),
+        (5 * MIB + 3, b"in the last", [(4 * MIB, 2 * MIB)]),
+        (6 * MIB, b"", []),
+    ],
+    ids=["1 byte", "1 page", "no multiple", "no multiple of anything", "all holes"],
+)
+def test_huge_pages(
+    source: Namespace, target: Namespace, tmp_path: Path, size: int, data: bytes, extents: list[tuple[int, int]]
+) -> None:
     pool = Path("/proc/sys/vm/nr_hugepages")
     before = pool.read_text()
     pool.write_text(str(int(before) + 8))
     try:
         if int(pool.read_text()) < int(before) + 8:
             pytest.fail("this machine has no 8 huge pages to spare: NOT TESTED")
-        huge, size = 0o4000, 5 << 20  # SHM_HUGETLB; no multiple of 2 MiB
-
-        def fill_huge() -> None:
-            oracle.segment(0x99, size, [((2 << 20) + 5, b"in the second")], flags=huge)
-
-        source.do(fill_huge)
+        where = [(offset + min(5, size - len(data) - offset), data) for offset, _ in extents]
+        source.do(lambda: oracle.segment(0x99, size, where, flags=0o4000))  # SHM_HUGETLB
         ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
         [segment] = library.load(tmp_path / "d").segments
-        assert [(extent.offset, extent.length) for extent in segment.extents] == [(2 << 20, 2 << 20)]
+        assert [(extent.offset, extent.length) for extent in segment.extents] == extents
         ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+        same(tmp_path / "d", f"ns:{target.pid}")
+        assert target.do(lambda: oracle.rows("shm")) == source.do(lambda: oracle.rows("shm"))
         assert target.do(lambda: oracle.content(0, size)) == source.do(lambda: oracle.content(0, size))
         ipcimg("dump", "-t", target.pid, "-D", tmp_path / "e")
         [segment] = library.load(tmp_path / "e").segments
         assert segment.hugetlb_flag == 0o4000 | 21 << 26
-        same(tmp_path / "d", f"ns:{target.pid}")
         for one in (source, target):
             one.do(lambda: oracle.remove("shm", 0))
     finally:
