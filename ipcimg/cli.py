@@ -268,7 +268,11 @@ def _report(parser: argparse.ArgumentParser, *lines: str) -> None:
 
 
 def _say(parser: argparse.ArgumentParser, text: str) -> None:
-    print(f"{parser.prog}: {printable(text)}", file=sys.stderr)
+    """Print a line to standard error. That nobody can read it changes nothing else."""
+    try:
+        print(f"{parser.prog}: {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _namespace(options: argparse.Namespace) -> IpcNamespace:
@@ -309,7 +313,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from . import namespace
+    from . import interrupts, namespace
     from .restore import restore
 
     command: list[str] = options.run_command
@@ -325,6 +329,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
         target.enter()
+        stack.enter_context(interrupts.handled())
         restored = restore(
             options.images_dir,
             target,
@@ -335,14 +340,16 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             hold=options.hold,
             strict=options.strict,
             creator_stays=bool(command),
+            reachable=not options.new_ns or options.pin is not None,
             report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
         )
-        for warning in restored.warnings:
-            _say(parser, f"Warning: {warning}")
-        if options.verbose:
-            for line in restored.facts_lost:
-                _say(parser, f"Not restored, since nobody can: {line}")
         try:
+            if not options.new_ns:
+                interrupts.finished()
+            for warning in restored.warnings:
+                _say(parser, f"Warning: {warning}")
+            for line in restored.facts_lost if options.verbose else ():
+                _say(parser, f"Not restored, since nobody can: {line}")
             if options.pin is not None:
                 target.pin(options.pin)
             _report(parser, *_restored(restored, options.images_dir, options.json))
@@ -378,12 +385,10 @@ def _become(command: list[str], pin: str | None) -> None:
 
 def _restored(restored: Restored, directory: str, as_json: bool) -> list[str]:
     if as_json:
-        import json
-
         new_ids: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
         for (kind, old), new in restored.new_ids.items():
             new_ids[kind][old] = new
-        return [json.dumps(dataclasses.asdict(restored) | {"new_ids": new_ids})]
+        return [_json(dataclasses.asdict(restored) | {"new_ids": new_ids})]
     lines = [f"restored {_counts(restored.counts)} from {directory}"]
     lines += [f"{NAMES[kind]} {old} is now {new}" for (kind, old), new in restored.new_ids.items()]
     if restored.holder is not None:
@@ -395,46 +400,63 @@ def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from . import diff, interrupts
 
     selection = _selection(options)
-    with interrupts.handled():
-        (a, a_meant), (b, b_meant) = (_summary(name, selection, options) for name in (options.a, options.b))
+    with interrupts.handled(), contextlib.ExitStack() as stack:
+        # Both are opened before one is entered: /proc/self/ns/ipc means another namespace then.
+        sides = [_opened(name, stack) for name in (options.a, options.b)]
+        (a, a_meant), (b, b_meant) = (_summary(side, selection, options) for side in sides)
     variables = selection.variables and a_meant and b_meant
     found = (one for one in diff.compare(a, b, facts=options.facts) if variables or one.kind != "var")
-    if options.json:
-        import json
-
-        differences = [dataclasses.asdict(one) for one in found]
-        print(json.dumps({"a": options.a, "b": options.b, "same": not differences, "differences": differences}))
-        return FAILED if differences else DONE
     status = DONE
     try:
-        for one in found:
-            status = FAILED
-            print(printable(one.words(options.a, options.b)))
+        if options.json:
+            differences = [dataclasses.asdict(one) for one in found]
+            status = FAILED if differences else DONE
+            print(_json({"a": options.a, "b": options.b, "same": not differences, "differences": differences}))
+        else:
+            for one in found:
+                status = FAILED
+                print(printable(one.words(options.a, options.b)))
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody wants to know more, but differences there are
+    except BrokenPipeError:  # nobody wants to know more, but what was found stays found
         _forget_stdout()
     return status
 
 
-def _summary(name: str, selection: Selection, options: argparse.Namespace) -> tuple[Summary, bool]:
+def _opened(name: str, stack: contextlib.ExitStack) -> IpcNamespace | str:
+    """The namespace that ns:PID or ns:PATH names, held open; an image directory as it is."""
+    if not name.startswith("ns:"):
+        return name
+    from . import namespace
+
+    which = name.removeprefix("ns:")
+    try:
+        return stack.enter_context(namespace.of_process(_number(which)))
+    except argparse.ArgumentTypeError:
+        return stack.enter_context(namespace.at_path(which))
+
+
+def _summary(side: IpcNamespace | str, selection: Selection, options: argparse.Namespace) -> tuple[Summary, bool]:
     """What is to be compared, and whether the settings are part of it."""
     from . import diff
 
-    if name.startswith("ns:"):
-        from . import namespace
+    if not isinstance(side, str):
         from .dump import living
 
-        which = name.removeprefix("ns:")
-        with namespace.of_process(int(which)) if which.isdigit() else namespace.at_path(which) as source:
-            source.enter()
-            with living(source, only=selection, frozen=options.frozen_by_caller) as contents:
-                return diff.summarize(contents, _GRANULE), True
+        side.enter()
+        with living(side, only=selection, frozen=options.frozen_by_caller) as contents:
+            return diff.summarize(contents, _GRANULE), True
     from . import imageset
 
-    images = imageset.open_set(name, options.ns_id)
+    images = imageset.open_set(side, options.ns_id)
     images.check()
     selection.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
     return diff.summarize(selection.of(images.contents), _GRANULE), images.variables_meant
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value)
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

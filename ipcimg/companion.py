@@ -1,6 +1,6 @@
 """A process beside ours, in the namespaces our thread is in, which goes on when we are killed.
 
-It is no child of ours, has a session of its own and nothing of ours open, standard error excepted while it prepares:
+It is no child of ours, has a session of its own and nothing of ours open, standard error excepted until our word comes:
 no signal meant for us reaches it, and nobody who waits for our output waits for it.
 """
 
@@ -28,26 +28,25 @@ class Companion:
 
         The word is empty where we ended without one. Raises OSError where prepare does, or no process can be made.
         """
-        ours_to_hear, its_to_report = os.pipe()
-        its_to_hear, ours_to_tell = os.pipe()
-        with deferred():
+        with deferred(), contextlib.ExitStack() as on_failure:
+            self._hear, its_to_report = _pipe(on_failure)
+            its_to_hear, self._tell = _pipe(on_failure)
             child = os.fork()
             if child == 0:
                 try:
-                    if os.fork() == 0:
-                        _live(prepare, act, its_to_hear, its_to_report)
+                    _be_grandparent(prepare, act, its_to_hear, its_to_report)
                 finally:
                     os._exit(0)
-            os.close(its_to_hear)
             os.close(its_to_report)
-            os.waitpid(child, 0)
-        self._hear, self._tell = ours_to_hear, ours_to_tell
-        pid, _, failure = self._line().partition(" ")
-        self.pid = int(pid or 0)  # as seen from our process id namespace
-        number, _, text = (failure or f"{errno.ECHILD} it ended at once").partition(" ")
-        if int(number):
-            self.close()
-            raise OSError(int(number), text)
+            os.close(its_to_hear)
+            with contextlib.suppress(ChildProcessError):  # who ignores SIGCHLD has no children to wait for
+                os.waitpid(child, 0)
+            pid, in_proc, number, text = (self._line() or f"0 0 {errno.ECHILD} it ended at once").split(" ", 3)
+            self.pid = int(pid)  # as it is called in our process id namespace
+            self.proc = f"/proc/{in_proc}"  # which /proc may not show
+            if int(number):
+                raise OSError(int(number), text)
+            on_failure.pop_all()
 
     def _line(self) -> str:
         text = b""
@@ -56,7 +55,7 @@ class Companion:
         return text.decode().rstrip("\n")
 
     def release(self, word: bytes) -> None:
-        """Tell it our word, not empty, and let it go."""
+        """Tell it our word, not empty, and let it go. Raises OSError, BrokenPipeError if it is gone."""
         os.write(self._tell, word)
         os.close(self._tell)
         os.close(self._hear)
@@ -69,26 +68,46 @@ class Companion:
         os.close(self._hear)
 
 
+def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
+    def close(fd: int) -> None:
+        with contextlib.suppress(OSError):  # the ends that are not ours are closed by then, in most cases
+            os.close(fd)
+
+    ends = os.pipe()
+    for fd in ends:
+        on_failure.callback(close, fd)
+    return ends
+
+
+def _be_grandparent(prepare: Callable[[], _T], act: Callable[[_T, bytes], None], hear: int, report: int) -> None:
+    try:
+        os.setsid()
+        # A caller may have closed the standard streams, and then the pipes have their numbers.
+        hear, report = fcntl.fcntl(hear, fcntl.F_DUPFD, 3), fcntl.fcntl(report, fcntl.F_DUPFD, 3)
+        if os.fork() == 0:
+            _live(prepare, act, hear, report)
+    except OSError as error:
+        _report(report, error)
+
+
+def _report(report: int, error: OSError | None) -> None:
+    number, text = (0, "") if error is None else (error.errno or errno.EIO, error.strerror or str(error))
+    os.write(report, f"{os.getpid()} {os.readlink('/proc/self')} {number} {text}\n".encode())
+
+
 def _live(prepare: Callable[[], _T], act: Callable[[_T, bytes], None], hear: int, report: int) -> None:
-    os.setsid()
-    # A caller may have closed the standard streams, and then the pipes have their numbers.
-    hear, report = fcntl.fcntl(hear, fcntl.F_DUPFD, 3), fcntl.fcntl(report, fcntl.F_DUPFD, 3)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    try:
-        prepared = prepare()
-    except OSError as error:
-        os.write(report, f"{os.getpid()} {error.errno or errno.EIO} {error.strerror or error}\n".encode())
-        return
+    prepared = prepare()
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd not in (hear, report, 2):
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(fd)
     os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
+    null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, 3)
     for stream in (0, 1):
         os.dup2(null, stream)
-    os.write(report, f"{os.getpid()} 0 \n".encode())
+    _report(report, None)
     word = os.read(hear, 64)
     if word:  # what it does from now on is its own affair
         os.dup2(null, 2)

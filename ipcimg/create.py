@@ -19,7 +19,7 @@ from .errors import KernelError, ObjectError, explain
 from .interrupts import deferred
 from .model import NAMES, Permissions
 from .owners import Owners
-from .preset import Preset
+from .preset import Preset, try_room
 
 _WHY = {
     errno.EEXIST: "there is another object with that key in the namespace",
@@ -29,6 +29,7 @@ _WHY = {
 }
 
 
+_INDEX_BITS = 15  # of an id, at least: the index; the sequence number is above it
 # By kind: the id of the object that is at an id's index, or EINVAL; and the removal of an object.
 _AT: dict[str, Callable[[int], int]] = {
     "shm": lambda shmid: libc.shmctl(shmid, libc.SHM_STAT_ANY),
@@ -48,6 +49,7 @@ class Making:
 
     owners: Owners
     creators: bool  # do they get their creators? Otherwise whoever makes them is the creator
+    tight: bool = False  # are there limits that could not be raised?
     free_ids: bool = False  # may an object get another id where its own is taken?
     new_ids: dict[tuple[str, int], int] = field(default_factory=dict)  # of those that did: kind and id → id
     made: list[Callable[[], object]] = field(default_factory=list)  # for each object the call that removes it
@@ -119,11 +121,10 @@ class Creator:
                 self._expect_free(wanted)
             with deferred():
                 given = self._get(wanted, get)
+                if given != wanted.id and not self._any_id:
+                    raise self._not_wanted(wanted, given)
                 self._making.made.append(lambda: _REMOVE[self._kind](given))
                 if given != wanted.id:
-                    if not self._any_id:
-                        self._making.made.pop()()
-                        raise _Taken(f"{named}: that id was taken meanwhile (the kernel gave {given})")
                     self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
         except OSError as error:
@@ -138,8 +139,18 @@ class Creator:
             raise
         raise _Taken(f"{wanted.named(self._kind)}: that id is taken in the namespace (by {NAMES[self._kind]} {other})")
 
+    def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
+        """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""
+        meanwhile = f"{wanted.named(self._kind)}: that id was taken meanwhile, and the kernel gave {given}"
+        if given >> _INDEX_BITS != wanted.id >> _INDEX_BITS:
+            return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
+        _REMOVE[self._kind](given)
+        return _Taken(meanwhile)
+
     def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
         if not self._any_id:
+            if self._making.tight:
+                try_room(self._kind)
             self._preset.arm(wanted.id)
         with self._creator(wanted):
             given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)

@@ -10,16 +10,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 
 from . import libc
 from .interrupts import deferred
 
+_lock = threading.Lock()  # two threads at once would take the dumpable flag of each other for their own
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
 
 def may_be_any_creator() -> bool:
-    """May the calling thread make objects as anybody, and use them afterwards?"""
+    """May the calling thread make objects as anybody, use them and remove them again?"""
     capabilities = libc.Capabilities()
-    return all(map(capabilities.effective, (libc.CAP_SETUID, libc.CAP_SETGID, libc.CAP_IPC_OWNER)))
+    needed = (libc.CAP_SETUID, libc.CAP_SETGID, libc.CAP_IPC_OWNER, libc.CAP_SYS_ADMIN)
+    return all(map(capabilities.effective, needed))
 
 
 @contextlib.contextmanager
@@ -33,13 +45,16 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
     if (uid, gid) == own:
         yield
         return
-    with deferred():
-        # Going from root to another effective user drops the effective capabilities, leaving a root that is neither
-        # the real nor the saved user drops the permitted ones too, and either makes /proc/self/* root's: setresuid(2),
+    with deferred(), _lock:
+        # Going from root to another effective user drops the effective capabilities and makes /proc/self/* root's; if
+        # neither the real nor the saved user is root, the permitted and the ambient ones go as well: setresuid(2),
         # capabilities(7), PR_SET_DUMPABLE in prctl(2).
-        capabilities = libc.Capabilities()
-        keep, dumpable = libc.prctl(libc.PR_GET_KEEPCAPS), libc.prctl(libc.PR_GET_DUMPABLE)
-        libc.prctl(libc.PR_SET_KEEPCAPS, 1)
+        capabilities, dumpable = libc.Capabilities(), libc.prctl(libc.PR_GET_DUMPABLE)
+        root = 0 in os.getresuid()
+        ambient = [] if root else libc.ambient_capabilities()
+        keep = libc.prctl(libc.PR_GET_KEEPCAPS)
+        if not root:
+            libc.prctl(libc.PR_SET_KEEPCAPS, 1)
         try:
             try:
                 libc.set_effective_ids(uid, gid)
@@ -50,6 +65,9 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         finally:
             libc.set_effective_ids(*own)
             capabilities.take_on()
-            libc.prctl(libc.PR_SET_KEEPCAPS, keep)
+            for number in ambient:
+                libc.raise_ambient_capability(number)
+            if not root:
+                libc.prctl(libc.PR_SET_KEEPCAPS, keep)
             if dumpable == 1:  # the only other value that may be set is 0
                 libc.prctl(libc.PR_SET_DUMPABLE, 1)

@@ -46,15 +46,24 @@ def _deliver() -> None:
         raise Interrupted(signum)
 
 
+def _in_main_thread() -> bool:
+    # Signals arrive in the main thread; what other threads do is never interrupted.
+    return threading.get_ident() == threading.main_thread().ident
+
+
 def finished() -> None:
-    """To be called inside deferred() when the work is done: a signal that comes later comes too late."""
-    _State.over = _State.pending is None
+    """To be called when the work is done: a signal that has come is raised now, one that comes later comes too late."""
+    if not _in_main_thread():
+        return
+    signum, _State.pending, _State.over = _State.pending, None, True
+    if signum is not None:
+        raise Interrupted(signum)
 
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """Let the signals raise Interrupted; those that are ignored (nohup) stay ignored."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield  # signals go to the main thread, which is not ours to direct
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -77,11 +86,13 @@ class deferred:
     __slots__ = ()
 
     def __enter__(self) -> None:
-        _State.depth += 1
+        if _in_main_thread():
+            _State.depth += 1
 
     def __exit__(self, *error: object) -> None:
-        _State.depth -= 1
-        _deliver()
+        if _in_main_thread():
+            _State.depth -= 1
+            _deliver()
 
 
 class held:
@@ -90,7 +101,9 @@ class held:
     __slots__ = ()
 
     def __enter__(self) -> None:
-        _State.depth += 1
+        if _in_main_thread():
+            _State.depth += 1
 
     def __exit__(self, *error: object) -> None:
-        _State.depth -= 1
+        if _in_main_thread():
+            _State.depth -= 1

@@ -26,11 +26,14 @@ PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_GET_KEEPCAPS = 7
 PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_IS_SET, _PR_CAP_AMBIENT_RAISE = 47, 1, 2
 
 # linux/capability.h
 CAP_SETGID = 6
 CAP_SETUID = 7
 CAP_IPC_OWNER = 15
+CAP_SYS_ADMIN = 21
+_CAP_LAST_CAP = 40  # CAP_CHECKPOINT_RESTORE
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 # linux/ipc.h
@@ -278,6 +281,20 @@ class Capabilities:
     def take_on(self) -> None:
         """capset(2)."""
         _check(_libc.capset(byref(_cap_header(_LINUX_CAPABILITY_VERSION_3, 0)), self._data))
+
+
+def ambient_capabilities() -> list[int]:
+    """PR_CAP_AMBIENT_IS_SET for each capability."""
+    return [
+        number
+        for number in range(_CAP_LAST_CAP + 1)
+        if _libc.prctl(_PR_CAP_AMBIENT, c_ulong(_PR_CAP_AMBIENT_IS_SET), c_ulong(number), c_ulong(0), c_ulong(0)) == 1
+    ]
+
+
+def raise_ambient_capability(number: int) -> None:
+    """PR_CAP_AMBIENT_RAISE."""
+    _check(_libc.prctl(_PR_CAP_AMBIENT, c_ulong(_PR_CAP_AMBIENT_RAISE), c_ulong(number), c_ulong(0), c_ulong(0)))
 
 
 def set_effective_ids(uid: int, gid: int) -> None:

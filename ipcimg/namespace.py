@@ -76,19 +76,21 @@ class IpcNamespace:
         ones. Raises NamespaceError where somebody else keeps the lock.
         """
         until = time.monotonic() + _PATIENCE
-        while True:
+        with open(f"/proc/self/fd/{self.fd}") as file:  # the lock of self.fd would be that of all threads that have it
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise NamespaceError(
+                            f"{self.described} is locked by {_lock_holder(self.inode)}: is another ipcimg at work?"
+                        ) from None
+                    time.sleep(0.005)
             try:
-                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    by = _lock_holder(self.inode)
-                    raise NamespaceError(f"{self.described} is locked by {by}: is another ipcimg at work?") from None
-                time.sleep(0.005)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # the copy of a process that was forked meanwhile is no lock then
 
     def pin(self, path: str) -> None:
         """Keep the namespace alive without a process, by a bind mount on the new file path.

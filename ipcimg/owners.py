@@ -7,6 +7,7 @@ id, 65534, for those that it has not. See user_namespaces(7).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -88,7 +89,9 @@ def _maps_of(user: int) -> list[tuple[tuple[int, int, int], ...]]:
     """The maps of another user namespace, as seen from here: those of a process that goes there."""
     visitor = Companion(lambda: libc.setns(user, libc.CLONE_NEWUSER), lambda prepared, word: None)
     try:
-        return [tuple(_map(f"/proc/{visitor.pid}/{kind}_map")) for kind in ("uid", "gid")]
+        if os.stat(f"{visitor.proc}/ns/user").st_ino != os.fstat(user).st_ino:
+            raise OSError(errno.ESRCH, f"{visitor.proc} is not the process that was sent there")
+        return [tuple(_map(f"{visitor.proc}/{kind}_map")) for kind in ("uid", "gid")]
     finally:
         visitor.close()
 

@@ -85,7 +85,7 @@ class Preflight:
         if self.foreign and not creators:
             found.append(
                 f"{_first(self.foreign)}: made by whoever restores it, since other creators need CAP_SETUID, "
-                "CAP_SETGID and CAP_IPC_OWNER"
+                "CAP_SETGID, CAP_IPC_OWNER and CAP_SYS_ADMIN"
             )
         if self.unknown_otime:
             found.append(

@@ -29,11 +29,16 @@ def name(kind: str) -> str:
     return f"kernel/{kind}_next_id"
 
 
+def try_room(kind: str) -> None:
+    """Make an object and remove it: raises OSError where there is no room for one, so that a preset would stay."""
+    make, remove = _THROWAWAY[kind]
+    remove(make())
+
+
 def disarm(kind: str) -> None:
     """Have the preset taken by an object that is removed at once. Raises OSError."""
     if sysctl.read_int(name(kind)) != UNSET:
-        make, remove = _THROWAWAY[kind]
-        remove(make())
+        try_room(kind)
 
 
 class Preset:

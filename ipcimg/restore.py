@@ -44,6 +44,7 @@ def restore(
     hold: bool = False,
     strict: bool = False,
     creator_stays: bool = False,
+    reachable: bool = True,
     report_holder: Callable[[int], None] | None = None,
 ) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
@@ -55,9 +56,10 @@ def restore(
     while attached, and with shm_rmid_forced all segments, alive in a process of their own until
     somebody attaches them. strict refuses what would end with a warning. creator_stays says that the
     calling process goes on living in the namespace, which keeps segments under
-    kernel.shm_rmid_forced alive. report_holder is called with the process id of the holder, if there
-    is one; what it raises makes the restore fail. On any error, what was made is removed and the settings are put
-    back. Raises an IpcimgError.
+    kernel.shm_rmid_forced alive. reachable says that processes can come into the namespace when none
+    is there; otherwise the holder ends after the last one. report_holder is called with the process
+    id of the holder, if there is one; what it raises makes the restore fail. On any error, what was
+    made is removed and the settings are put back. Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
         opened = ImageDirectory(os.fspath(directory))
@@ -83,32 +85,29 @@ def restore(
         harmless = hold or (
             (creator_stays or not preflight.counts.segments) and (bool(before.shm_rmid_forced) or not shm.count())
         )
-        making = Making(preflight.owners, may_be_any_creator(), into_free_ids)
+        making = Making(preflight.owners, may_be_any_creator(), free_ids=into_free_ids)
         forced = bool(final.shm_rmid_forced)
         warnings = preflight.losses(creators=making.creators, hold=hold, forced=forced and not harmless)
         if warnings and strict:
             raise LossError(f"refused by --strict: {warnings[0]}")
-        holder: Companion | None = None
-        held: tuple[int, ...] = ()
-        with var.wide_open(before):
+        holder: _Holder | None = None
+        with var.wide_open(before) as closed:
+            making.tight = bool(closed)
             try:
                 _make(contents, making)
                 with interrupts.deferred():
-                    removed = [making.new_ids.get(("shm", shmid), shmid) for shmid in preflight.removed]
-                    held = tuple([shmid for _, shmid, _ in objects("shm")] if forced else removed) if hold else ()
-                    holder = hold_attached(held) if held else None
-                    for shmid in removed if hold else ():
-                        libc.shmctl(shmid, libc.IPC_RMID)
+                    if hold:
+                        holder = _hold(making, preflight.removed, every=forced, alone=reachable)
                     var.apply(final, rmid_forced=harmless)
-                    if holder is not None:
-                        if report_holder is not None:
-                            report_holder(holder.pid)
-                        holder.release(b"done")
+                    if holder is not None and report_holder is not None:
+                        report_holder(holder.process.pid)
                     interrupts.finished()
+                    if holder is not None:
+                        holder.process.release(b"done")
             except BaseException as error:
                 with interrupts.deferred():
                     if holder is not None:
-                        holder.close()
+                        holder.process.close()
                     making.unmake()
                 if isinstance(error, OSError):
                     raise KernelError(f"restoring into {entered.described}: {explain(error)}") from error
@@ -118,9 +117,31 @@ def restore(
         tuple(warnings),
         tuple(preflight.facts_lost()),
         making.new_ids,
-        holder.pid if holder is not None else None,
-        held,
+        holder.process.pid if holder is not None else None,
+        holder.segments if holder is not None else (),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    process: Companion
+    segments: tuple[int, ...]
+
+
+def _hold(making: Making, removed: list[int], *, every: bool, alone: bool) -> _Holder | None:
+    """Keep the segments with SHM_DEST, or every one of the namespace, attached, and remove the former."""
+    removed = [making.new_ids.get(("shm", shmid), shmid) for shmid in removed]
+    segments = tuple([shmid for _, shmid, _ in objects("shm")] if every else removed)
+    if not segments:
+        return None
+    process = hold_attached(segments, alone=alone)
+    try:
+        for shmid in removed:
+            libc.shmctl(shmid, libc.IPC_RMID)
+    except BaseException:
+        process.close()
+        raise
+    return _Holder(process, segments)
 
 
 def _make(contents: Contents, making: Making) -> None:

@@ -56,7 +56,7 @@ class Selection:
     def expect(self, found: Iterable[Name]) -> None:
         """Raise ObjectError if one of the ids or keys names none of the objects that there are."""
         ids, keys = set(self.ids), set(self.keys)
-        for kind, object_id, key in found:
+        for kind, object_id, key in found if ids or keys else ():
             if kind in self.kinds:
                 ids.discard((kind, object_id))
                 keys.discard(key)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 from . import preset, sysctl
-from .errors import ObjectError, doing
+from .errors import KernelError, ObjectError, doing
 from .interrupts import deferred
 from .model import Variables
 
@@ -63,14 +64,14 @@ def collect() -> Variables:
 
 
 @contextlib.contextmanager
-def wide_open(before: Variables) -> Iterator[None]:
+def wide_open(before: Variables) -> Iterator[Sequence[str]]:
     """Every limit out of the way inside the with block; on an error all variables are put back to before.
 
     Limits may have been lowered after the objects came to be, so no limit of the image can be in
     force while its objects are made. A queue takes its qbytes from msgmnb when it is created, and
     IPC_SET of more than msgmnb needs CAP_SYS_RESOURCE: an open msgmnb spares that too. A limit that is
-    not ours to write stays, and an object that it does not admit is refused. Without an error the
-    limits are left open, for apply() to set. Raises KernelError.
+    not ours to write stays, and an object that it does not admit is refused; those are what is given.
+    Without an error the limits are left open, for apply() to set. Raises KernelError.
     """
     closed: list[str] = []
     try:
@@ -87,10 +88,13 @@ def wide_open(before: Variables) -> Iterator[None]:
                             break
                         if error.errno not in (errno.EINVAL, errno.ERANGE) or value == wide[-1]:
                             raise
-        yield
+        yield closed
     except BaseException as error:
-        with deferred():
-            apply(before, rmid_forced=bool(before.shm_rmid_forced))
+        try:
+            with deferred():
+                apply(before, rmid_forced=bool(before.shm_rmid_forced))
+        except KernelError as left:
+            raise KernelError(f"{error}; and this could not be undone: {left}") from error
         if closed and isinstance(error, ObjectError):
             raise ObjectError(f"{error}; {', '.join(closed)} could not be raised: no permission") from error
         raise
@@ -114,29 +118,42 @@ def _wide(before: Variables) -> Iterator[tuple[str, tuple[int | str, ...]]]:
 
 
 def apply(variables: Variables, *, rmid_forced: bool) -> None:
-    """Set every variable; limits first, then shm_rmid_forced, the presets last. Raises KernelError.
+    """Set every variable; limits first, then shm_rmid_forced, the presets last.
+
+    Raises KernelError for the first that could not be set, when all others are.
 
     rmid_forced=False leaves shm_rmid_forced at 0 whatever variables says: writing 1 destroys each
     segment that nobody has attached and whose creator has exited.
     """
     with doing("setting the namespace's variables"):
         present = collect()
-        # Disarming makes an object, for which the final limits may have no room.
-        for kind in preset.KINDS:
-            if getattr(variables, f"{kind}_next_id") is None:
-                preset.disarm(kind)
-        for name, path in _PATHS.items():
-            wanted = getattr(variables, name)
-            # 0 stands for a variable that the kernel of the dump did not have: none of these can be 0.
-            if wanted is not None and (wanted or name not in _MAY_BE_MISSING):
-                _set(path, getattr(present, name), wanted)
-        if variables.sem_ctls != present.sem_ctls:
-            sysctl.write(SEM, " ".join(map(str, variables.sem_ctls)))
-        _set(RMID_FORCED, present.shm_rmid_forced, variables.shm_rmid_forced if rmid_forced else 0)
-        for kind in preset.KINDS:
-            wanted = getattr(variables, f"{kind}_next_id")
-            if wanted is not None:
-                sysctl.write(preset.name(kind), wanted)
+        failures: list[OSError] = []
+        for step in _steps(variables, present, rmid_forced):
+            try:
+                step()
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def _steps(variables: Variables, present: Variables, rmid_forced: bool) -> Iterator[Callable[[], None]]:
+    # Disarming makes an object, for which the final limits may have no room.
+    for kind in preset.KINDS:
+        if getattr(variables, f"{kind}_next_id") is None:
+            yield functools.partial(preset.disarm, kind)
+    for name, path in _PATHS.items():
+        wanted = getattr(variables, name)
+        # 0 stands for a variable that the kernel of the dump did not have: none of these can be 0.
+        if wanted is not None and (wanted or name not in _MAY_BE_MISSING):
+            yield functools.partial(_set, path, getattr(present, name), wanted)
+    if variables.sem_ctls != present.sem_ctls:
+        yield functools.partial(sysctl.write, SEM, " ".join(map(str, variables.sem_ctls)))
+    yield functools.partial(_set, RMID_FORCED, present.shm_rmid_forced, variables.shm_rmid_forced if rmid_forced else 0)
+    for kind in preset.KINDS:
+        wanted = getattr(variables, f"{kind}_next_id")
+        if wanted is not None:
+            yield functools.partial(sysctl.write, preset.name(kind), wanted)
 
 
 def _set(path: str, present: int | None, wanted: int) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,7 +143,9 @@ def test_creators_without_the_right(source: Namespace, target: Namespace, tmp_pa
     def drop() -> None:
         assert _libc.prctl(24, capability, 0, 0, 0) == 0
 
-    why = "made by whoever restores it, since other creators need CAP_SETUID, CAP_SETGID and CAP_IPC_OWNER"
+    why = (
+        "made by whoever restores it, since other creators need CAP_SETUID, CAP_SETGID, CAP_IPC_OWNER and CAP_SYS_ADMIN"
+    )
     line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", "--strict", preexec_fn=drop)
     assert line == f"refused by --strict: shared memory segment 1 (key 0x00000002) (and 8 more): {why}"
     assert target.do(lambda: oracle.table("shm")) == {}
@@ -210,7 +213,8 @@ def removed(source: Namespace) -> Iterator[Namespace]:
 
 
 def wait_for_end(pid: int) -> None:
-    _until(lambda: not os.path.exists(f"/proc/{pid}"))
+    """Until it has ended, be it a zombie that its new parent does not look after."""
+    _until(lambda: not os.path.exists(f"/proc/{pid}/ns/ipc"))
 
 
 @row("SHM_DEST")
@@ -379,3 +383,115 @@ def test_two_holders(removed: Namespace, target: Namespace, tmp_path: Path) -> N
     for pid in target.users():
         os.kill(pid, signal.SIGTERM)
         wait_for_end(pid)
+
+
+# ---- whoever runs it, and however it ends --------------------------------------------------------
+
+
+def python(program: str, *arguments: object, status: int) -> subprocess.CompletedProcess[str]:
+    """A Python program that does something around a command of ipcimg."""
+    head = "import os, signal, sys\nfrom ipcimg import cli, var\n"
+    return run((sys.executable, "-c", head + program), *arguments, status=status)
+
+
+def test_signal_in_the_last_step(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """With the settings being made and a holder at work: all or nothing."""
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    program = (
+        "apply = var.apply\n"
+        "def interrupted(*arguments, **options):\n"
+        "    var.apply = apply; os.kill(os.getpid(), signal.SIGTERM); apply(*arguments, **options)\n"
+        "var.apply = interrupted\n"
+        "sys.exit(cli.main())"
+    )
+    before = target.do(oracle.variables)
+    done = python(program, "restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", status=128 + 15)
+    assert done.stderr.endswith("Error: ended by SIGTERM\n")
+    assert target.do(lambda: oracle.table("shm")) == {}
+    assert target.do(oracle.variables) == before
+    assert target.users() == []
+
+
+def test_warnings_that_nobody_reads(source: Namespace, tmp_path: Path) -> None:
+    """They change nothing else: neither whether COMMAND is run nor the status."""
+    source.do(lambda: oracle.semaphores(1, [1]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--criu-exact")
+    ran = tmp_path / "ran"
+    for n, redirection in enumerate(("2>/dev/full", "2> >(true)")):
+        command = f'"$@" {redirection}'
+        restore = (*IPCIMG, "restore", "--new-ns", "-D", tmp_path / "d", "--", "touch", f"{ran}{n}")
+        run(("bash", "-c", command, "sh", *map(str, restore)))
+        assert Path(f"{ran}{n}").exists()
+        diff = (*IPCIMG, "diff", tmp_path / "d", tmp_path / "nothing")
+        run(("bash", "-c", command, "sh", *map(str, diff)), status=2)
+
+
+def test_diff_opens_both_before_it_enters_one(source: Namespace, target: Namespace) -> None:
+    source.do(lambda: oracle.queue(1))
+    inside = ("nsenter", f"--ipc={target.path}", *IPCIMG, "diff", f"ns:{source.pid}", "ns:/proc/self/ns/ipc")
+    assert "message queue 0 (key 0x00000001) is only in" in run(inside, status=1).stdout
+
+
+@row("creator")
+def test_creators_without_cap_sys_admin(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """What belongs to another creator could not be removed again."""
+    source.do(fill_created)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    inside = ("nsenter", f"--ipc={target.path}", "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    done = run((*inside, *IPCIMG), "restore", "-D", tmp_path / "d")
+    assert "made by whoever restores it" in done.stderr
+    assert len(target.do(lambda: oracle.table("msg"))) == 4
+
+
+AMBIENT = "+sys_admin,+checkpoint_restore,+ipc_owner,+dac_override,+sys_ptrace,+setuid,+setgid"
+
+
+@row("creator")
+def test_somebody_with_ambient_capabilities(source: Namespace, tmp_path: Path) -> None:
+    """Who is not root loses them with the effective ids; the command is to have them."""
+    source.do(fill_created)
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    some = AMBIENT.removesuffix(",+sys_resource")
+    user = ("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", f"--inh-caps={some}", f"--ambient-caps={some}")
+    command = ("--", "sh", "-c", "grep CapAmb /proc/self/status; cat /proc/sysvipc/msg")
+    lines = run(
+        (*user, *IPCIMG), "restore", "--new-ns", "-D", tmp_path / "d", "--no-vars", *command
+    ).stdout.splitlines()
+    assert int(lines[1].split()[1], 16).bit_count() == some.count("+")
+    assert [line.split()[9:11] for line in lines[3:]] == [["0", "0"], ["1001", "1234"], ["0", "5"], ["65534", "65534"]]
+
+
+@row("SHM_DEST")
+def test_who_ignores_sigchld(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
+    removed.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    ignoring = ("perl", "-e", "$SIG{CHLD} = 'IGNORE'; exec @ARGV", *IPCIMG)
+    run(ignoring, "dump", "-t", removed.pid, "-D", tmp_path / "d", "--only", "shm")
+    removed.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 0))
+    run(ignoring, "restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--strict")
+    [holder] = target.users()
+    os.kill(holder, signal.SIGTERM)
+    wait_for_end(holder)
+
+
+@row("SHM_DEST")
+def test_holder_of_a_command_ends_after_it(removed: Namespace, tmp_path: Path) -> None:
+    """Nobody else can ever get into its namespace; but children of the command are in it as well."""
+    ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
+    pidfile = tmp_path / "pid"
+    command = ("--", "sh", "-c", "sleep 2.5 >/dev/null & exit 0")
+    ipcimg("restore", "--new-ns", "-D", tmp_path / "d", "--hold", "--pidfile", pidfile, *command)
+    holder = int(pidfile.read_text())
+    time.sleep(1.5)
+    assert Path(f"/proc/{holder}/comm").read_text() == "ipcimg-hold\n"
+    wait_for_end(holder)
+
+
+@row("shm_rmid_forced")
+def test_removed_while_it_is_held(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: oracle.segment(1, PAGE, [(0, b"x")]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    target.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    done = json.loads(ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--no-vars", "--json").stdout)
+    target.do(lambda: oracle.remove("shm", 0))
+    wait_for_end(done["holder"])
+    assert target.do(lambda: oracle.table("shm")) == {}

@@ -321,3 +321,16 @@ def test_limits_that_may_not_be_raised(source: Namespace, target: Namespace, tmp
     assert done.stderr.endswith("could not be raised: no permission\n")
     assert target.do(tables) == [{}, {}, {}]
     assert target.do(oracle.variables) == settings
+
+
+def test_no_preset_stays_where_there_is_no_room(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """A preset goes with an object alone, so none is armed that no object could take."""
+    source.do(lambda: [oracle.semaphores(n + 1, [n]) for n in range(2)])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    target.do(lambda: oracle.semaphores(0x77, [1], wanted=32768 * 5))
+    target.do(lambda: oracle.set_variable("kernel/sem", "250 32000 500 1"))
+    before = target.do(lambda: (oracle.variables(), tables()))
+    restore = (*NOT_ROOT, *IPCIMG, "restore", "-t", target.pid, "-D", tmp_path / "d", "--id", "sem:1")
+    done = run(tuple(map(str, restore)), status=1)
+    assert "semaphore set 1 (key 0x00000002): the namespace has no room for one more; kernel.msgmax, " in done.stderr
+    assert target.do(lambda: (oracle.variables(), tables())) == before

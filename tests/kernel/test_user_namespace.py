@@ -234,3 +234,13 @@ print("same")
     restore = ("unshare", "--user", "--map-root-user", *IPCIMG, "restore", "--new-ns", "-D", tmp_path / "d", "--")
     done = run(list(map(str, restore)), sys.executable, "-c", compare, tmp_path / "d")
     assert done.stdout.splitlines()[-1] == "same"
+
+
+@row("user namespaces")
+def test_proc_of_another_process_id_namespace(mapped: Callable[[int], Mapped], tmp_path: Path) -> None:
+    """There a process has another number in /proc than it has for itself."""
+    source = mapped(100000)
+    source.do(lambda: fill(100000))
+    path = f"/proc/{source.pid}/ns/ipc"
+    run(("unshare", "--pid", "--fork", *IPCIMG), "dump", "--ipc-ns", path, "-D", tmp_path / "d")
+    assert [queue.permissions.uid for queue in library.load(tmp_path / "d").queues] == [0, 1000, 0]
