@@ -73,7 +73,7 @@ def test_part(
 def test_part_of_a_namespace_in_use(source: Namespace, tmp_path: Path) -> None:
     """What is not meant is neither waited for nor refused."""
     source.do(fill)
-    loop = "use IPC::SysV; while (1) { msgsnd(1, pack('l! a', 1, 'x'), 0); msgrcv(1, $b, 9, 1, 0) }"
+    loop = "while (1) { msgsnd(1, pack('l! a', 1, 'x'), 0); msgrcv(1, $b, 9, 1, 0) }"
 
     user = subprocess.Popen(["nsenter", f"--ipc={source.path}", "perl", "-e", loop])
     try:
