@@ -55,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_selection(dump, "dump")
     dump.add_argument("--force", action="store_true", help="replace set N where it is there already")
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
+    dump.add_argument(
+        "--digest",
+        choices=("xxh3-128", "sha256"),
+        default="xxh3-128",
+        help="how the manifest tells whether a file is as it was written (default: %(default)s)",
+    )
     _add_frozen(dump)
     dump.set_defaults(run=_dump)
 
@@ -93,6 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_restore)
+
+    verify = commands.add_parser(
+        "verify",
+        help="is a set of images whole, and as it was written",
+        allow_abbrev=False,
+        description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
+    )
+    verify.add_argument("images_dir", metavar="DIR", help="the image directory")
+    verify.add_argument("--ns-id", type=_number, metavar="N", help="only this set of the directory")
+    verify.set_defaults(run=_verify)
 
     diff = commands.add_parser(
         "diff",
@@ -306,6 +322,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             only=_selection(options),
             force=options.force,
             criu_exact=options.criu_exact,
+            digest_algorithm=options.digest,
             frozen=options.frozen_by_caller,
         )
     _report(parser, f"dumped {_counts(counts)} into {options.images_dir}")
@@ -394,6 +411,28 @@ def _restored(restored: Restored, directory: str, as_json: bool) -> list[str]:
     if restored.holder is not None:
         lines.append(f"process {restored.holder} keeps segments attached: {' '.join(map(str, restored.held))}")
     return lines
+
+
+def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from . import imageset
+    from .directory import ImageDirectory
+
+    directory, status = ImageDirectory(options.images_dir), DONE
+    for ns_id in [options.ns_id] if options.ns_id is not None else directory.sets() or [directory.the_set(None)]:
+        try:
+            images = imageset.ImageSet(directory, directory.the_set(ns_id))
+            counts = images.check()
+        except IpcimgError as error:
+            _say(parser, f"Error: {error}")
+            status = FAILED
+            continue
+        how = (
+            "no manifest: nothing is missing that its images promise"
+            if images.manifest is None
+            else f"whole, and as it was written ({images.manifest.digest_algorithm})"
+        )
+        print(f"set {images.ns_id}: {_counts(counts)}: {how}")
+    return status
 
 
 def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ which exact=True leaves out: then the bytes are those that CRIU 4.2 writes.
 from __future__ import annotations
 
 import array
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from . import model
+from . import digest, model
 from .errors import ChangedError, ImageError
 from .image import ImageFile, Reader, Writer
-from .manifest import Manifest
+from .manifest import File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
 
@@ -337,17 +338,13 @@ class ImageExtent:
     offset: int
     length: int
 
-    BLOCK = 1 << 20
-
-    def write_to(self, fd: int) -> None:
+    def write_to(self, file: BinaryIO) -> None:
         """See model.Extent."""
-        block = memoryview(bytearray(min(self.BLOCK, self.length)))
-        for start in range(0, self.length, self.BLOCK):
-            view = block[: min(self.BLOCK, self.length - start)]
+        block = memoryview(bytearray(min(model.PIECE, self.length)))
+        for start in range(0, self.length, model.PIECE):
+            view = block[: min(model.PIECE, self.length - start)]
             self.read_into(view, start)
-            with open(fd, "wb", buffering=0, closefd=False) as file:
-                while view:
-                    view = view[file.write(view) :]
+            file.write(view)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""
@@ -471,12 +468,19 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
     entry = own.manifest_entry(
         **{name: getattr(manifest, name) for name in _MANIFEST_FACTS},
         **{name: getattr(manifest.counts, name) for name in _MANIFEST_COUNTS},
-        files=[own.manifest_file(name=name, size=size) for name, size in manifest.files.items()],
+        files=[own.manifest_file(name=name, size=f.size, digest=f.digest) for name, f in manifest.files.items()],
+        digest_algorithm=manifest.digest_algorithm,
         selection=manifest.selection,
     )
     if not manifest.variables_meant:
         entry.variables_meant = False
-    _writer(file, "IPCIMG_MANIFEST").entry(entry.SerializeToString())
+    sealed = io.BytesIO()
+    writer = _writer(sealed, "IPCIMG_MANIFEST")
+    writer.entry(entry.SerializeToString())
+    seal = digest.ALGORITHMS[manifest.digest_algorithm]()
+    seal.update(sealed.getvalue())
+    writer.entry(own.manifest_seal(digest=seal.digest()).SerializeToString())
+    file.write(sealed.getvalue())
 
 
 def decode_manifest(image: ImageFile) -> Manifest:
@@ -485,8 +489,14 @@ def decode_manifest(image: ImageFile) -> Manifest:
     start = reader.offset
     entry = _parse(reader, start, reader.required_entry("manifest_entry"), own.manifest_entry())
     checks = _Checks(reader, start, "manifest")
-    reader.expect_end()
     checks.within("version", entry.version, 1, Manifest.VERSION)
+    if entry.digest_algorithm not in digest.ALGORITHMS:
+        raise checks.fail(f"digest_algorithm is {entry.digest_algorithm!r}; known are {', '.join(digest.ALGORITHMS)}")
+    end = reader.offset
+    seal = _parse(reader, end, reader.required_entry("manifest_seal"), own.manifest_seal())
+    reader.expect_end()
+    if seal.digest != digest.of_image(image, entry.digest_algorithm, end):
+        raise ImageError(image.path, None, "is not as it was written: its digest is another one")
     checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
@@ -496,7 +506,8 @@ def decode_manifest(image: ImageFile) -> Manifest:
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
-        files={file.name: file.size for file in entry.files},
+        files={file.name: File(file.size, file.digest) for file in entry.files},
+        digest_algorithm=entry.digest_algorithm,
         selection=entry.selection if entry.HasField("selection") else None,
         variables_meant=entry.variables_meant,
     )

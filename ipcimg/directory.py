@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
+from . import digest
+from .digest import DigestingFile
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
 from .interrupts import deferred, held
+from .manifest import File
+from .model import PIECE
 
 KINDS = ("var", "shm", "msg", "sem")
 _NUMBER = "(0|[1-9][0-9]{0,9})"
@@ -37,6 +42,7 @@ _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 # fsync(2) of a small file is a transaction of the file system's journal. Beyond this many files one
 # syncfs(2) is cheaper, although it takes everybody's dirty pages along.
 _FSYNC_AT_MOST = 64
+_BUFFER = 2 * PIECE
 
 
 def kind_name(kind: str, ns_id: int) -> str:
@@ -187,9 +193,11 @@ class ImageDirectory:
 class NewSet:
     """A set of images being written. Made by new_set()."""
 
-    def __init__(self, directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]]) -> None:
-        self.directory, self.ns_id = directory, ns_id
-        self.files: dict[str, int] = {}  # bytes, of those that are closed
+    def __init__(
+        self, directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]], digest_algorithm: str
+    ) -> None:
+        self.directory, self.ns_id, self.digest_algorithm = directory, ns_id, digest_algorithm
+        self.files: dict[str, File] = {}  # those that are closed
         self._replaces: frozenset[str] = frozenset()
         self._moving = False
         self._temporary = _take_temporary(directory, ns_id)
@@ -210,10 +218,11 @@ class NewSet:
             fd = os.open(
                 name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
             )
-            with open(fd, "wb", buffering=256 << 10) as file:
+            with DigestingFile(fd, self.digest_algorithm) as raw:
+                file = io.BufferedWriter(raw, _BUFFER)  # type: ignore[type-var]
                 yield file
                 file.flush()
-                self.files[name] = os.fstat(fd).st_size
+                self.files[name] = File(raw.size, raw.digest)
         except OSError as error:
             raise DirectoryError(f"writing {path}: {explain(error).removeprefix(f'{name}: ')}") from error
 
@@ -255,7 +264,12 @@ class NewSet:
 
 
 @contextlib.contextmanager
-def new_set(directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]] = tuple) -> Iterator[NewSet]:
+def new_set(
+    directory: ImageDirectory,
+    ns_id: int,
+    to_replace: Callable[[], Iterable[str]] = tuple,
+    digest_algorithm: str = digest.DEFAULT,
+) -> Iterator[NewSet]:
     """Add set ns_id to the directory: committed at the end of the with block, abandoned on any error.
 
     to_replace is asked, once no other writer can interfere, which files of the set that is there
@@ -264,7 +278,7 @@ def new_set(directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iter
     made: NewSet | None = None
     try:
         with deferred():
-            made = NewSet(directory, ns_id, to_replace)
+            made = NewSet(directory, ns_id, to_replace, digest_algorithm)
         yield made
         made.commit()
     except BaseException:

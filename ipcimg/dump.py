@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from . import imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
+from . import digest, imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
 from .errors import ChangedError, KernelError, doing, explain
 from .listing import objects
 from .model import NAMES, Contents, Counts
@@ -22,20 +22,23 @@ def dump(
     only: Selection = EVERYTHING,
     force: bool = False,
     criu_exact: bool = False,
+    digest_algorithm: str = digest.DEFAULT,
     frozen: bool = False,
 ) -> Counts:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
     source is the namespace, by default the caller's own; its objects are not changed. only says which
-    part of it is meant; the settings are written in any case. For ns_id, force and criu_exact see
-    save(). frozen says that the caller has stopped all users of the namespace; otherwise a queue or
-    semaphore set that was used in the present second is waited for, a second at most each, to see
-    that it is not used while it is read. On any error the directory is left as it was. Raises an
-    IpcimgError: ChangedError where the namespace changed meanwhile.
+    part of it is meant; the settings are written in any case. For ns_id, force, criu_exact and
+    digest_algorithm see save(). frozen says that the caller has stopped all users of the namespace;
+    otherwise a queue or semaphore set that was used in the present second is waited for, a second at
+    most each, to see that it is not used while it is read. On any error the directory is left as it
+    was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(interrupts.handled())
-        out = stack.enter_context(imageset.saving(os.fspath(directory), ns_id=ns_id, force=force))
+        out = stack.enter_context(
+            imageset.saving(os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm)
+        )
         with living(source, only=only, frozen=frozen) as contents:
             return imageset.write(contents, out, criu_exact=criu_exact, selection=only)
 

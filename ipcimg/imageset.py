@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from . import codec, manifest, model
+from . import codec, digest, manifest, model
 from .directory import (
     KINDS,
     ImageDirectory,
@@ -55,14 +55,13 @@ class ImageSet:
         if found is None:
             return None  # the set is CRIU's
         path = os.path.join(self.directory.path, manifest_name(self.ns_id))
-        for file, size in found.files.items():
-            there = self.directory.image(file).size
-            if there != size:
-                raise ImageError(path, None, f"{file} should have {size} bytes and has {there}")
-        for kind in KINDS:
-            file = kind_name(kind, self.ns_id)
-            if file not in found.files and self.directory.has(file):
-                raise ImageError(path, None, f"{file} is in the directory, but not of this set")
+        for name, file in found.files.items():
+            there = self.directory.image(name).size
+            if there != file.size:
+                raise ImageError(path, None, f"{name} should have {file.size} bytes and has {there}")
+        for name in (kind_name(kind, self.ns_id) for kind in KINDS):
+            if name not in found.files and self.directory.has(name):
+                raise ImageError(path, None, f"{name} is in the directory, but not of this set")
         return found
 
     def _objects(self, kind: str, decode: Callable[[ImageFile], Iterator[_T]]) -> Iterable[_T]:
@@ -79,6 +78,15 @@ class ImageSet:
     def variables_meant(self) -> bool:
         """Are the settings part of what was dumped? They are there in any case."""
         return self.manifest is None or self.manifest.variables_meant
+
+    def verify(self) -> None:
+        """Compare each file with its digest, if the set has any: CRIU's have not. Raises ImageError."""
+        if self.manifest is None:
+            return
+        for name, file in self.manifest.files.items():
+            image = self.directory.image(name)
+            if digest.of_image(image, self.manifest.digest_algorithm) != file.digest:
+                raise ImageError(image.path, None, "is not as it was written: its digest is another one")
 
     def walk(self) -> Iterator[tuple[str, model.Object, model.Counts]]:
         """Go through everything that the set promises: each object with its kind and what it holds.
@@ -102,7 +110,8 @@ class ImageSet:
             )
 
     def check(self) -> model.Counts:
-        """Go through everything, and count it. Raises ImageError."""
+        """Compare digests, go through everything, and count it. Raises ImageError."""
+        self.verify()
         return sum((counts for _, _, counts in self.walk()), model.Counts())
 
 
@@ -210,27 +219,29 @@ def save(
     ns_id: int | None = None,
     force: bool = False,
     criu_exact: bool = False,
+    digest_algorithm: str = digest.DEFAULT,
 ) -> model.Counts:
     """Write contents as a set of images into the image directory path, which is made if missing.
 
     ns_id is the N of the file names: by default that of the CRIU dump in the directory, else 1. A
     set N that is there already is replaced with force alone. criu_exact writes what CRIU 4.2 would.
+    digest_algorithm, "xxh3-128" or "sha256", is that of the manifest.
     On any error the directory is left as it was. Raises DirectoryError, ChangedError, and whatever
     iterating contents raises.
     """
-    with saving(os.fspath(path), ns_id=ns_id, force=force) as out:
+    with saving(os.fspath(path), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm) as out:
         return write(contents, out, criu_exact=criu_exact)
 
 
 @contextlib.contextmanager
-def saving(path: str, *, ns_id: int | None, force: bool) -> Iterator[NewSet]:
+def saving(path: str, *, ns_id: int | None, force: bool, digest_algorithm: str = digest.DEFAULT) -> Iterator[NewSet]:
     """A new set in the image directory path; see save()."""
     directory: ImageDirectory | None = None
     try:
         with deferred():
             directory = ImageDirectory(path, create=True)
         n = _choose_ns_id(directory) if ns_id is None else ns_id
-        with new_set(directory, n, lambda: _to_replace(directory, n, force)) as out:
+        with new_set(directory, n, lambda: _to_replace(directory, n, force), digest_algorithm) as out:
             yield out
     except BaseException:
         if directory is not None:
@@ -265,7 +276,7 @@ def write(
             writer.add(semaphores)
             sets += 1
     counts = model.Counts(queues, messages, sets, segments, pages)
-    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection)
+    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection, out.digest_algorithm)
     with out.file(manifest_name(out.ns_id)) as file:
         codec.encode_manifest(file, made)
     return counts
@@ -287,11 +298,11 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
             ):
                 pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
                 for extent in segment.extents:
-                    extent.write_to(pages_file.fileno())
+                    extent.write_to(pages_file)
                     # Only an inline segment of CRIU's older images ends within a page.
                     padding = -extent.length % PAGE_SIZE
                     if padding:
-                        os.write(pages_file.fileno(), bytes(padding))
+                        pages_file.write(bytes(padding))
                     run = (extent.length + padding) // PAGE_SIZE
                     pagemap.add(extent.offset, run)
                     pages += run

@@ -8,31 +8,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from . import __version__
+from . import __version__, digest
 from .model import Counts
 from .selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """What a file of a set is to be."""
+
+    size: int  # bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a set with their sizes, what is in them, and where and when it was dumped."""
+    """The files of a set with their sizes and digests, what is in them, and where and when it was dumped."""
 
     VERSION: ClassVar[int] = 1
 
     ipc_ns_id: int  # the N in the file names
-    files: Mapping[str, int]  # name → bytes
+    files: Mapping[str, File]  # by name
     counts: Counts
     page_size: int  # bytes, of the machine that was dumped
     kernel: str  # uname -r
     machine: str  # uname -m
     created: int  # seconds since the epoch
     tool: str
+    digest_algorithm: str = digest.DEFAULT
     selection: str | None = None  # which part of the namespace was dumped, as the command line says it; None for all
     variables_meant: bool = True  # are the settings part of it? They are there in any case
     version: int = VERSION
 
 
-def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts, selection: Selection) -> Manifest:
+def of_this_machine(
+    ipc_ns_id: int, files: Mapping[str, File], counts: Counts, selection: Selection, digest_algorithm: str
+) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()
     return Manifest(
@@ -44,6 +55,7 @@ def of_this_machine(ipc_ns_id: int, files: Mapping[str, int], counts: Counts, se
         machine=uname.machine,
         created=int(time.time()),
         tool=f"ipcimg {__version__}",
+        digest_algorithm=digest_algorithm,
         selection=None if selection.everything else str(selection),
         variables_meant=selection.variables,
     )

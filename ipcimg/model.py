@@ -11,7 +11,7 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
@@ -93,6 +93,9 @@ class SemaphoreSet:
         return len(self.values)
 
 
+PIECE = 128 << 10  # bytes
+
+
 class Extent(Protocol):
     """A run of a segment that holds data. What lies between extents is a hole and reads as zeros."""
 
@@ -104,8 +107,8 @@ class Extent(Protocol):
     def length(self) -> int:
         """Bytes, a multiple of the page size; the last page may reach beyond the segment's size."""
 
-    def write_to(self, fd: int) -> None:
-        """Append the data, length bytes, to the open file fd. Raises OSError or ImageError."""
+    def write_to(self, file: BinaryIO) -> None:
+        """Append the data, length bytes, to the file, at most PIECE bytes at a time. Raises OSError or ImageError."""
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """Fill view with the data from start on. Raises OSError or ImageError, also for a short file."""

@@ -66,6 +66,7 @@ def restore(
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
+        images.verify()
         here = stack.enter_context(namespace.own())
         entered = target or here
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()))

@@ -16,11 +16,12 @@ import mmap
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from . import libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
-from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
+from .model import PIECE, SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
 from .reading import Reading, vanished
 
 _PAGE = mmap.PAGESIZE
@@ -38,12 +39,12 @@ class MappedExtent:
     length: int
     droppable: bool  # may its windows be unmapped after use?
 
-    def write_to(self, fd: int) -> None:
+    def write_to(self, file: BinaryIO) -> None:
         """See model.Extent."""
         for start, view in _windows(self.address, self.length, self.droppable, libc.MADV_POPULATE_READ):
             del start
-            while view:
-                view = view[os.write(fd, view) :]
+            for piece in range(0, len(view), PIECE):
+                file.write(view[piece : piece + PIECE])
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""

@@ -254,9 +254,10 @@ def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
     del view
     for one in manifests:
         when = f"{describe.moment(one.created)} UTC"
+        stored = describe.size(sum(file.size for file in one.files.values()))
         yield (
             f"dumped {when} by {describe.printable(one.tool)} on Linux {describe.printable(one.kernel)} "
-            f"{describe.printable(one.machine)}: {len(one.files)} files, {describe.size(sum(one.files.values()))}\n"
+            f"{describe.printable(one.machine)}: {len(one.files)} files, {stored}\n"
         )
         if one.selection is not None:
             yield f"a part of its namespace: {describe.printable(one.selection)}\n"
@@ -328,7 +329,8 @@ def _variables_entries(one: model.Variables) -> Iterator[_Entry]:
 
 
 def _manifest_entries(one: Manifest) -> Iterator[_Entry]:
-    yield _whole(dataclasses.asdict(one))
+    files = {name: {"size": file.size, "digest": file.digest.hex()} for name, file in one.files.items()}
+    yield _whole(dataclasses.asdict(dataclasses.replace(one, files={})) | {"files": files})
 
 
 # ---- the kinds -----------------------------------------------------------------------------

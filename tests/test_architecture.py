@@ -21,7 +21,7 @@ KERNEL = {
     *("var", "msg", "sem", "shm", "listing", "reading", "create", "hold", "preflight"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
-IMAGES = {"image", "codec", "manifest", "directory", "imageset"}
+IMAGES = {"image", "digest", "codec", "manifest", "directory", "imageset"}
 TOGETHER = {"dump", "restore", "check", "cli", "__init__"}
 
 
@@ -67,7 +67,9 @@ def test_every_module_has_its_side() -> None:
     assert set(MODULES) - KERNEL - IMAGES - TOGETHER - {"show"} == known_to_both
 
 
-@pytest.mark.parametrize("module", ["image", "codec", "manifest", "model", "selection", "errors", "describe", "diff"])
+@pytest.mark.parametrize(
+    "module", ["image", "digest", "codec", "manifest", "model", "selection", "errors", "describe", "diff"]
+)
 def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
 
@@ -93,16 +95,17 @@ def test_model_knows_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "only"), [("ctypes", {"libc"}), ("pb", {"codec"}), ("google", {"codec"}), ("argparse", {"cli"})]
+    ("package", "only"),
+    [("ctypes", {"libc"}), ("pb", {"codec"}), ("google", {"codec"}), ("argparse", {"cli"}), ("xxhash", {"digest"})],
 )
 def test_one_module_knows(package: str, only: set[str]) -> None:
     assert {module for module in MODULES if package in packages(module)} == only
 
 
-def test_nothing_but_protobuf_is_needed() -> None:
+def test_nothing_but_protobuf_and_xxhash_is_needed() -> None:
     for module in MODULES:
         others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "__version__"}
-        assert others <= {"google"}, module
+        assert others <= {"google", "xxhash"}, module
 
 
 # ---- the public names ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import re
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -36,9 +36,8 @@ class Held:
     def length(self) -> int:
         return len(self.data)
 
-    def write_to(self, fd: int) -> None:
-        with open(fd, "wb", buffering=0, closefd=False) as file:
-            assert file.write(self.data) == len(self.data)
+    def write_to(self, file: BinaryIO) -> None:
+        file.write(self.data)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         self.asked.append(len(view))

@@ -10,7 +10,7 @@ import pathlib
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -31,8 +31,8 @@ class Page:
         self._data = letter * PAGE
         self.offset, self.length = 0, PAGE
 
-    def write_to(self, fd: int) -> None:
-        os.write(fd, self._data)
+    def write_to(self, file: BinaryIO) -> None:
+        file.write(self._data)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         view[:] = self._data[start : start + len(view)]

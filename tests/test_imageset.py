@@ -200,19 +200,19 @@ def test_two_are_each_other_s_parents(tmp_path: pathlib.Path) -> None:
 def whole(tmp_path: pathlib.Path) -> pathlib.Path:
     """A set with its manifest."""
     files = set_with_segment(wire.pagemap(7, wire.pages(0, 1)), {"pages-7.img": filled("a")})
-    sizes = {name: len(data) for name, data in files.items()}
-    return wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, sizes, {11: 1, 12: 1})})
+    return wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, files, {11: 1, 12: 1})})
 
 
-def sizes_of(directory: pathlib.Path) -> dict[str, int]:
+def files_of(directory: pathlib.Path) -> dict[str, bytes]:
     """The files of the set whole, as they are now."""
     names = ("ipcns-var-1.img", "ipcns-shm-1.img", "pagemap-shmem-0.img", "pages-7.img")
-    return {name: (directory / name).stat().st_size for name in names}
+    return {name: (directory / name).read_bytes() for name in names}
 
 
 def rewrite(directory: pathlib.Path, **changes: int | None) -> None:
     """Write the manifest anew, with other sizes, or without some of the files."""
-    listed = {name: size for name, size in (sizes_of(directory) | changes).items() if size is not None}
+    files: dict[str, bytes | int | None] = {**files_of(directory), **changes}
+    listed = {name: file for name, file in files.items() if file is not None}
     (directory / "ipcimg-manifest-1.img").write_bytes(wire.manifest(1, listed, {11: 1, 12: 1}))
 
 
@@ -290,7 +290,7 @@ def test_manifest_of_another_set(whole: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("changes", [{11: 2}, {12: 0}, {8: 1}, {9: 1}, {10: 1}])
 def test_manifest_with_other_counts(whole: pathlib.Path, changes: dict[int, int]) -> None:
-    (whole / "ipcimg-manifest-1.img").write_bytes(wire.manifest(1, sizes_of(whole), {11: 1, 12: 1, **changes}))
+    (whole / "ipcimg-manifest-1.img").write_bytes(wire.manifest(1, files_of(whole), {11: 1, 12: 1, **changes}))
     with pytest.raises(ImageError, match=r"ipcimg-manifest-1\.img: promises"):
         imageset.open_set(str(whole)).check()
 
@@ -301,8 +301,7 @@ def test_the_manifest_s_page_size_counts(tmp_path: pathlib.Path) -> None:
     files = set_with_segment(
         wire.pagemap(7, wire.entry(wire.message({1: large, 2: 1}))), {"pages-7.img": bytes(large)}, 2 * large
     )
-    sizes = {name: len(data) for name, data in files.items()}
-    wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, sizes, {6: large, 11: 1, 12: 1})})
+    wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, files, {6: large, 11: 1, 12: 1})})
     [segment] = ipcimg.load(tmp_path).segments
     assert [(extent.offset, extent.length) for extent in segment.extents] == [(large, large)]
     assert imageset.open_set(str(tmp_path)).check().pages == 1

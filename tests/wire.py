@@ -6,6 +6,7 @@ against images that CRIU itself wrote.
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import struct
 from collections.abc import Iterable, Mapping
@@ -134,12 +135,34 @@ def ids(ipc_ns_id: int | None) -> bytes:
     return image(IDS, entry(message({1: 2, 2: 2, 3: 2, 4: 2, 5: 1, 6: 2, 7: ipc_ns_id, 8: 4})))
 
 
-def manifest(ns_id: int, files: Mapping[str, int], changes: Mapping[int, int | bytes] | None = None) -> bytes:
-    """ipcimg-manifest-N.img of a set that holds no objects, with some fields changed."""
+def manifest(ns_id: int, files: Mapping[str, bytes | int], changes: Mapping[int, int | bytes] | None = None) -> bytes:
+    """ipcimg-manifest-N.img of a set that holds no objects, with some fields changed.
+
+    files gives each file's content, whose SHA-256 is its digest, or only a size, to go with no digest.
+    """
     fields: dict[int, int | bytes] = {1: 1, 2: b"by hand", 3: 0, 4: b"6.1", 5: b"x86_64", 6: PAGE, 7: ns_id}
     fields |= dict.fromkeys(range(8, 13), 0)
-    listed = b"".join(field(13, message({1: name.encode(), 2: size})) for name, size in files.items())
-    return image(MANIFEST, entry(message({**fields, **(changes or {})}) + listed))
+    listed = b"".join(
+        field(13, message({1: name.encode(), 2: size, 3: digest}))
+        for name, size, digest in (
+            (name, data, b"") if isinstance(data, int) else (name, len(data), hashlib.sha256(data).digest())
+            for name, data in files.items()
+        )
+    )
+    changed = {**fields, **(changes or {})}
+    last = {16: b"sha256"} | {number: changed.pop(number) for number in sorted(changed) if number > 13}
+    return seal(image(MANIFEST, entry(message(changed) + listed + message(dict(sorted(last.items()))))))
+
+
+def unsealed(manifest: bytes) -> bytes:
+    """The image of a manifest without its last entry."""
+    (length,) = struct.unpack_from("<I", manifest, 8)
+    return manifest[: 12 + length]
+
+
+def seal(data: bytes) -> bytes:
+    """The image of a manifest without its last entry, and that entry."""
+    return data + entry(message({1: hashlib.sha256(data).digest()}))
 
 
 def write(directory: pathlib.Path, files: Mapping[str, bytes]) -> pathlib.Path:

@@ -56,15 +56,17 @@ class segment_facts(_message.Message):
     def __init__(self, atime: _Optional[int] = ..., dtime: _Optional[int] = ..., ctime: _Optional[int] = ..., cpid: _Optional[int] = ..., lpid: _Optional[int] = ..., nattch: _Optional[int] = ...) -> None: ...
 
 class manifest_file(_message.Message):
-    __slots__ = ("name", "size")
+    __slots__ = ("name", "size", "digest")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class manifest_entry(_message.Message):
-    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "selection", "variables_meant")
+    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "digest_algorithm", "selection", "variables_meant")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +80,7 @@ class manifest_entry(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_MEANT_FIELD_NUMBER: _ClassVar[int]
     version: int
@@ -93,6 +96,13 @@ class manifest_entry(_message.Message):
     segments: int
     pages: int
     files: _containers.RepeatedCompositeFieldContainer[manifest_file]
+    digest_algorithm: str
     selection: str
     variables_meant: bool
-    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., digest_algorithm: _Optional[str] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...
+
+class manifest_seal(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    def __init__(self, digest: _Optional[bytes] = ...) -> None: ...

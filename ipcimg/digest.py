@@ -1,0 +1,78 @@
+"""Digests of files: what tells that an image is the one that was written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from .image import ImageFile
+
+DEFAULT = "xxh3-128"  # against mishap; sha256 also against malice, where the manifest's own digest is kept elsewhere
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+class Digest(Protocol):
+    """What hashlib's and xxhash's objects have in common."""
+
+    def update(self, data: bytes | memoryview, /) -> object:
+        """Add data."""
+
+    def digest(self) -> bytes:
+        """The digest of all that was added."""
+
+
+def _xxh3() -> Digest:
+    import xxhash  # only those who write or check images need it
+
+    return xxhash.xxh3_128()
+
+
+ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": hashlib.sha256}
+
+
+def of_image(image: ImageFile, algorithm: str, end: int | None = None) -> bytes:
+    """The digest of a file's first end bytes, or of all of it. Raises ImageError where it is shorter by now."""
+    digest, end = ALGORITHMS[algorithm](), image.size if end is None else end
+    block = memoryview(bytearray(min(_BLOCK, end)))
+    for start in range(0, end, _BLOCK):
+        view = block[: min(_BLOCK, end - start)]
+        image.read_into(view, start)
+        digest.update(view)
+    return digest.digest()
+
+
+class DigestingFile(io.RawIOBase):
+    """A file open for writing, to be closed with it, that digests what it writes.
+
+    Use it behind a BufferedWriter, and write to that in pieces that fit its buffer: then what is digested is the
+    very copy that is written, also where its source changes meanwhile.
+    """
+
+    def __init__(self, fd: int, algorithm: str) -> None:
+        self._fd, self._digest, self.size = fd, ALGORITHMS[algorithm](), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+        written = os.write(self._fd, data)
+        self._digest.update(memoryview(data)[:written])
+        self.size += written
+        return written
+
+    def close(self) -> None:
+        """Close the file. A BufferedWriter above it then drops what it still holds."""
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+    @property
+    def digest(self) -> bytes:
+        """Of what has been written so far."""
+        return self._digest.digest()

@@ -1,0 +1,132 @@
+"""Whatever happens to a file of a set: it is noticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ipcimg
+from ipcimg import imageset
+from ipcimg.errors import IpcimgError
+
+from .commands import IPCIMG, run
+
+DATA = Path(__file__).parent / "data" / "criu-4.2"
+
+
+class Page:
+    """An extent of one page."""
+
+    offset, length = 0, 4096
+    _data = bytes(range(256)) * 16
+
+    def write_to(self, file: object) -> None:
+        file.write(self._data)  # type: ignore[attr-defined]
+
+    def read_into(self, view: memoryview, start: int = 0) -> None:
+        view[:] = self._data[start : start + len(view)]
+
+
+@pytest.fixture(params=["xxh3-128", "sha256"])
+def dumped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A small set with everything in it."""
+    contents = ipcimg.load(DATA / "basic")
+    permissions = ipcimg.Permissions(0x99, 0, 0, 0, 0, 0o600, 7)
+    facts = ipcimg.SegmentFacts(1, 2, 3, 4, 5, 6)
+    segments = [ipcimg.SharedMemory(permissions, 4000, [Page()], facts=facts)]
+    queues, semaphores = list(contents.queues)[:2], list(contents.semaphores)[:2]
+    small = ipcimg.Contents(contents.variables, segments, queues, semaphores)
+    ipcimg.save(small, tmp_path / "d", digest_algorithm=request.param)
+    return tmp_path / "d"
+
+
+def noticed(directory: Path) -> bool:
+    try:
+        imageset.open_set(str(directory)).check()
+    except IpcimgError as error:
+        assert "\n" not in str(error)
+        return True
+    return False
+
+
+def files(directory: Path) -> Iterator[Path]:
+    found = sorted(directory.iterdir())
+    assert len(found) == 7
+    yield from found
+
+
+def test_every_bit(dumped: Path, record_property: object) -> None:
+    assert not noticed(dumped)
+    tried = missed = 0
+    for path in files(dumped):
+        data = path.read_bytes()
+        fd = os.open(path, os.O_WRONLY)
+        for at, byte in enumerate(data):
+            for bit in range(8):
+                os.pwrite(fd, bytes([byte ^ 1 << bit]), at)
+                tried += 1
+                missed += not noticed(dumped)
+            os.pwrite(fd, bytes([byte]), at)
+        os.close(fd)
+    assert not noticed(dumped)
+    assert (missed, tried) == (0, 8 * sum(path.stat().st_size for path in files(dumped)))
+    assert tried > 30_000
+
+
+def test_every_truncation(dumped: Path) -> None:
+    for path in files(dumped):
+        data = path.read_bytes()
+        for size in range(len(data)):
+            path.write_bytes(data[:size])
+            assert noticed(dumped), (path.name, size)
+        path.write_bytes(data + b"\0")
+        assert noticed(dumped), path.name
+        path.write_bytes(data)
+    assert not noticed(dumped)
+
+
+def test_every_deletion(dumped: Path) -> None:
+    """Without its manifest a set would be taken for CRIU's; what it promises is there."""
+    for path in files(dumped):
+        data = path.read_bytes()
+        path.unlink()
+        if path.name != "ipcimg-manifest-1.img":
+            assert noticed(dumped), path.name
+        else:
+            assert "no manifest" in run(IPCIMG, "verify", dumped).stdout
+        path.write_bytes(data)
+
+
+def test_command(dumped: Path) -> None:
+    algorithm = imageset.open_set(str(dumped)).manifest
+    assert algorithm is not None
+    done = run(IPCIMG, "verify", dumped)
+    assert done.stdout.startswith("set 1: 2 message queues (")
+    assert done.stdout.endswith(f"whole, and as it was written ({algorithm.digest_algorithm})\n")
+    pages = dumped / "pages-1.img"
+    pages.write_bytes(b"\1" + pages.read_bytes()[1:])
+    done = run(IPCIMG, "verify", dumped, status=1)
+    assert done.stderr == f"ipcimg: Error: {pages}: is not as it was written: its digest is another one\n"
+    assert done.stdout == ""
+    assert "no set 2" in run(IPCIMG, "verify", dumped, "--ns-id", 2, status=1).stderr
+
+
+def test_several_sets(dumped: Path) -> None:
+    """One that is not whole does not hide the other."""
+    contents = ipcimg.load(dumped)
+    ipcimg.save(ipcimg.Contents(contents.variables, (), contents.queues), dumped, ns_id=2)
+    (dumped / "ipcns-msg-1.img").unlink()
+    done = run(IPCIMG, "verify", dumped, status=1)
+    assert done.stderr.count("\n") == 1
+    assert "ipcns-msg-1.img" in done.stderr
+    assert done.stdout.startswith("set 2: 2 message queues (")
+
+
+@pytest.mark.parametrize("name", ["basic", "identity", "attached"])
+def test_criu_s_sets(name: str) -> None:
+    assert run(IPCIMG, "verify", DATA / name).stdout.endswith(
+        ": no manifest: nothing is missing that its images promise\n"
+    )
