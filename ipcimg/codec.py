@@ -56,6 +56,7 @@ _PE_PARENT, _PE_LAZY, _PE_PRESENT = 1, 2, 4
 _FACTS_OF_QUEUE: Any = own.queue
 _FACTS_OF_SEMAPHORES: Any = own.semaphores
 _FACTS_OF_SEGMENT: Any = own.segment
+_HAS_MANIFEST: Any = own.has_manifest
 
 _P = TypeVar("_P", bound=Protobuf)
 _BIG_ENDIAN = sys.byteorder == "big"
@@ -132,11 +133,20 @@ _VARIABLES = tuple(model.Variables.__dataclass_fields__)
 _OPTIONAL_VARIABLES = tuple(f.name for f in criu.ipc_var_entry.DESCRIPTOR.fields if f.number >= 13)
 
 
-def encode_variables(file: BinaryIO, variables: model.Variables) -> None:
-    """Write the whole image."""
+def encode_variables(file: BinaryIO, variables: model.Variables, *, has_manifest: bool = False) -> None:
+    """Write the whole image. has_manifest marks it as one of a set with a manifest."""
     values = {name: getattr(variables, name) for name in _VARIABLES}
     entry = criu.ipc_var_entry(**{name: value for name, value in values.items() if value is not None})
+    if has_manifest:
+        entry.Extensions[_HAS_MANIFEST] = True
     _writer(file, "IPC_VAR").entry(entry.SerializeToString())
+
+
+def has_manifest(image: ImageFile) -> bool:
+    """Is it the variables of a set with a manifest? Raises ImageError."""
+    reader = _open(image, "IPC_VAR")
+    entry = _parse(reader, reader.offset, reader.required_entry("ipc_var_entry"), criu.ipc_var_entry())
+    return bool(entry.Extensions[_HAS_MANIFEST])
 
 
 def decode_variables(image: ImageFile) -> model.Variables:

@@ -53,6 +53,11 @@ class ImageSet:
     def _read_manifest(self) -> manifest.Manifest | None:
         found = _manifest(self.directory, self.ns_id)
         if found is None:
+            image = self.directory.image(kind_name("var", self.ns_id))
+            if codec.has_manifest(image):
+                raise ImageError(
+                    image.path, None, f"is of a set with a manifest, and {manifest_name(self.ns_id)} is gone"
+                )
             return None  # the set is CRIU's
         path = os.path.join(self.directory.path, manifest_name(self.ns_id))
         for name, file in found.files.items():
@@ -255,7 +260,7 @@ def write(
 ) -> model.Counts:
     """Write contents, each object as it comes, and the manifest. selection says which part of a namespace it is."""
     with out.file(kind_name("var", out.ns_id)) as file:
-        codec.encode_variables(file, contents.variables)
+        codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
     queues = messages = sets = 0
     with contextlib.ExitStack() as open_images:

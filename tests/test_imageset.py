@@ -375,6 +375,6 @@ def test_conflicting_ids(tmp_path: pathlib.Path) -> None:
 
 def test_what_saving_an_empty_namespace_writes(tmp_path: pathlib.Path) -> None:
     assert ipcimg.save(EMPTY, tmp_path) == ipcimg.Counts()
-    expected = wire.variables({1: [1, 2, 3, 4], **{n: n for n in range(2, 13)}, 9: 1, 13: None, 14: None})
+    expected = wire.variables({1: [1, 2, 3, 4], **{n: n for n in range(2, 13)}, 9: 1, 13: None, 14: None, 1000: 1})
     assert (tmp_path / "ipcns-var-1.img").read_bytes() == expected
     assert ipcimg.load(tmp_path) == EMPTY

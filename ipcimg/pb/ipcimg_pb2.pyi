@@ -12,6 +12,8 @@ SEMAPHORES_FIELD_NUMBER: _ClassVar[int]
 semaphores: _descriptor.FieldDescriptor
 SEGMENT_FIELD_NUMBER: _ClassVar[int]
 segment: _descriptor.FieldDescriptor
+HAS_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+has_manifest: _descriptor.FieldDescriptor
 
 class queue_facts(_message.Message):
     __slots__ = ("cbytes", "stime", "rtime", "ctime", "lspid", "lrpid")

@@ -132,7 +132,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk(dumped: Path, source: Namespace, small_disk: Path) -> None:
     line = refused("dump", "-t", source.pid, "-D", small_disk / "d")
-    assert line == f"writing {small_disk}/d/ipcns-shm-1.img: No space left on device"
+    assert line == f"writing {small_disk}/d/pages-1.img: No space left on device"
     assert list(small_disk.iterdir()) == []
 
 
