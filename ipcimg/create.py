@@ -121,9 +121,6 @@ class Creator:
                 self._expect_free(wanted)
             with deferred():
                 given = self._get(wanted, get)
-                if given != wanted.id and not self._any_id:
-                    raise self._not_wanted(wanted, given)
-                self._making.made.append(lambda: _REMOVE[self._kind](given))
                 if given != wanted.id:
                     self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
@@ -154,7 +151,10 @@ class Creator:
             self._preset.arm(wanted.id)
         with self._creator(wanted):
             given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-        self._preset.taken()
+            self._preset.taken()
+            if given != wanted.id and not self._any_id:
+                raise self._not_wanted(wanted, given)
+            self._making.made.append(lambda: _REMOVE[self._kind](given))
         return given
 
     def _creator(self, wanted: Permissions) -> contextlib.AbstractContextManager[None]:

@@ -63,11 +63,13 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
             capabilities.take_on()
             yield
         finally:
-            libc.set_effective_ids(*own)
-            capabilities.take_on()
-            for number in ambient:
-                libc.raise_ambient_capability(number)
-            if not root:
-                libc.prctl(libc.PR_SET_KEEPCAPS, keep)
-            if dumpable == 1:  # the only other value that may be set is 0
-                libc.prctl(libc.PR_SET_DUMPABLE, 1)
+            # Whatever fails, the rest is done all the same.
+            with contextlib.ExitStack() as back:
+                if dumpable == 1:  # the only other value that may be set is 0
+                    back.callback(libc.prctl, libc.PR_SET_DUMPABLE, 1)
+                if not root:
+                    back.callback(libc.prctl, libc.PR_SET_KEEPCAPS, keep)
+                for number in ambient:
+                    back.callback(libc.raise_ambient_capability, number)
+                back.callback(capabilities.take_on)
+                back.callback(libc.set_effective_ids, *own)

@@ -132,6 +132,11 @@ class ImageDirectory:
         try:
             yield
         finally:
+            self.unlock()
+
+    def unlock(self) -> None:
+        """Give up the lock. Should that fail, the work is done all the same, and the lock goes with the process."""
+        with contextlib.suppress(OSError):
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def is_directory(self, name: str) -> bool:
@@ -245,8 +250,9 @@ class NewSet:
 
     def close(self) -> None:
         """Give up the lock."""
-        os.close(self._temporary)
-        fcntl.flock(self.directory.fd, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):  # the descriptor is gone in any case
+            os.close(self._temporary)
+        self.directory.unlock()
 
     def _to_disk(self) -> None:
         if len(self.files) > _FSYNC_AT_MOST:

@@ -67,7 +67,7 @@ def doing(what: str) -> Iterator[None]:
 def explain(error: OSError) -> str:
     """The error in words, with its file, if it has one, and what is usually behind it."""
     words = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
-    if error.filename is not None:
+    if error.filename is not None and not isinstance(error.filename, int):  # a descriptor means nothing to anybody
         words = f"{os.fsdecode(error.filename)}: {words}"
     import errno
 

@@ -66,7 +66,8 @@ class IpcNamespace:
             try:
                 yield
             finally:
-                home.enter()
+                if self.inode != home.inode:
+                    home.enter()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -76,10 +77,12 @@ class IpcNamespace:
         ones. Raises NamespaceError where somebody else keeps the lock.
         """
         until = time.monotonic() + _PATIENCE
-        with open(f"/proc/self/fd/{self.fd}") as file:  # the lock of self.fd would be that of all threads that have it
+        # The lock of self.fd would be that of all threads that have it.
+        fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
             while True:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if time.monotonic() > until:
@@ -87,10 +90,13 @@ class IpcNamespace:
                             f"{self.described} is locked by {_lock_holder(self.inode)}: is another ipcimg at work?"
                         ) from None
                     time.sleep(0.005)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # the copy of a process that was forked meanwhile is no lock then
+            yield
+        finally:
+            # A copy in a process that was forked meanwhile is no lock then. Should this fail, the work is done.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def pin(self, path: str) -> None:
         """Keep the namespace alive without a process, by a bind mount on the new file path.
@@ -119,7 +125,8 @@ class IpcNamespace:
     def close(self) -> None:
         """Let go of the namespace."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # the descriptor is gone in any case: close(2)
+                os.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> IpcNamespace:
