@@ -481,6 +481,7 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
         files=[own.manifest_file(name=name, size=f.size, digest=f.digest) for name, f in manifest.files.items()],
         digest_algorithm=manifest.digest_algorithm,
         selection=manifest.selection,
+        consistency=manifest.consistency,
     )
     if not manifest.variables_meant:
         entry.variables_meant = False
@@ -510,7 +511,14 @@ def decode_manifest(image: ImageFile) -> Manifest:
     checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
-    for text in (entry.tool, entry.kernel, entry.machine, entry.selection, *(file.name for file in entry.files)):
+    for text in (
+        entry.tool,
+        entry.kernel,
+        entry.machine,
+        entry.selection,
+        entry.consistency,
+        *(file.name for file in entry.files),
+    ):
         if not isinstance(text, str):  # protobuf gives bytes that are no UTF-8 as they are
             raise checks.fail(f"{text!r} is no text")
     return Manifest(
@@ -518,6 +526,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
         files={file.name: File(file.size, file.digest) for file in entry.files},
         digest_algorithm=entry.digest_algorithm,
+        consistency=entry.consistency if entry.HasField("consistency") else None,
         selection=entry.selection if entry.HasField("selection") else None,
         variables_meant=entry.variables_meant,
     )

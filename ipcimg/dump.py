@@ -40,7 +40,8 @@ def dump(
             imageset.saving(os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm)
         )
         with living(source, only=only, frozen=frozen) as contents:
-            return imageset.write(contents, out, criu_exact=criu_exact, selection=only)
+            how = "frozen-by-caller" if frozen else "checked"
+            return imageset.write(contents, out, criu_exact=criu_exact, selection=only, consistency=how)
 
 
 @contextlib.contextmanager

@@ -256,9 +256,14 @@ def saving(path: str, *, ns_id: int | None, force: bool, digest_algorithm: str =
 
 
 def write(
-    contents: model.Contents, out: NewSet, *, criu_exact: bool, selection: Selection = EVERYTHING
+    contents: model.Contents,
+    out: NewSet,
+    *,
+    criu_exact: bool,
+    selection: Selection = EVERYTHING,
+    consistency: str | None = None,
 ) -> model.Counts:
-    """Write contents, each object as it comes, and the manifest. selection says which part of a namespace it is."""
+    """Write contents, each object as it comes, and the manifest. For the rest see Manifest."""
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
@@ -281,7 +286,7 @@ def write(
             writer.add(semaphores)
             sets += 1
     counts = model.Counts(queues, messages, sets, segments, pages)
-    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection, out.digest_algorithm)
+    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection, out.digest_algorithm, consistency)
     with out.file(manifest_name(out.ns_id)) as file:
         codec.encode_manifest(file, made)
     return counts

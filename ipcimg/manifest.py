@@ -36,13 +36,19 @@ class Manifest:
     created: int  # seconds since the epoch
     tool: str
     digest_algorithm: str = digest.DEFAULT
+    consistency: str | None = None  # how it was made sure: "checked", "frozen-by-caller"; None: not known
     selection: str | None = None  # which part of the namespace was dumped, as the command line says it; None for all
     variables_meant: bool = True  # are the settings part of it? They are there in any case
     version: int = VERSION
 
 
 def of_this_machine(
-    ipc_ns_id: int, files: Mapping[str, File], counts: Counts, selection: Selection, digest_algorithm: str
+    ipc_ns_id: int,
+    files: Mapping[str, File],
+    counts: Counts,
+    selection: Selection,
+    digest_algorithm: str,
+    consistency: str | None,
 ) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()
@@ -56,6 +62,7 @@ def of_this_machine(
         created=int(time.time()),
         tool=f"ipcimg {__version__}",
         digest_algorithm=digest_algorithm,
+        consistency=consistency,
         selection=None if selection.everything else str(selection),
         variables_meant=selection.variables,
     )

@@ -51,7 +51,8 @@ def restore(
 
     target is the namespace, by default the caller's own; only the part of the images that is meant.
     variables tells whether the namespace's settings are restored as well; by default they are,
-    unless a part without them is meant or was dumped, or target is the namespace the machine booted with.
+    unless a part without them is meant or was dumped, or target is the namespace the machine booted
+    with, whose limits are not raised for the time then either.
     into_free_ids gives objects whose ids are taken other ones. hold keeps segments that were removed
     while attached, and with shm_rmid_forced all segments, alive in a process of their own until
     somebody attaches them. strict refuses what would end with a warning. creator_stays says that the
@@ -92,7 +93,8 @@ def restore(
         if warnings and strict:
             raise LossError(f"refused by --strict: {warnings[0]}")
         holder: _Holder | None = None
-        with var.wide_open(before) as closed:
+        limits = var.untouched if entered.is_initial and not variables else var.wide_open
+        with limits(before) as closed:
             making.tight = bool(closed)
             try:
                 _make(contents, making)

@@ -250,6 +250,12 @@ def _variables_text(variables: Iterable[model.Variables], view: View) -> Iterato
         yield from _table(("NAME", "VALUE"), rows, "")
 
 
+_CONSISTENCY = {
+    "checked": "no queue and no semaphore set was used while it was read; for segments nobody can tell",
+    "frozen-by-caller": "by the caller's word, who had stopped all users",
+}
+
+
 def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
     del view
     for one in manifests:
@@ -259,6 +265,8 @@ def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
             f"dumped {when} by {describe.printable(one.tool)} on Linux {describe.printable(one.kernel)} "
             f"{describe.printable(one.machine)}: {len(one.files)} files, {stored}\n"
         )
+        if one.consistency is not None:
+            yield f"consistency: {_CONSISTENCY.get(one.consistency, describe.printable(one.consistency))}\n"
         if one.selection is not None:
             yield f"a part of its namespace: {describe.printable(one.selection)}\n"
 

@@ -64,6 +64,22 @@ def collect() -> Variables:
 
 
 @contextlib.contextmanager
+def untouched(before: Variables) -> Iterator[Sequence[str]]:
+    """As wide_open(), with every limit as it is: for a namespace whose settings are not to be written.
+
+    Raises KernelError where kernel.shm_rmid_forced would destroy segments as soon as they are filled.
+    """
+    if before.shm_rmid_forced:
+        raise KernelError(
+            "kernel.shm_rmid_forced is 1 in the machine's own namespace, and is changed with --vars alone"
+        )
+    try:
+        yield ("the limits of the machine's own namespace",)
+    except ObjectError as error:
+        raise ObjectError(f"{error}; the limits of the machine's own namespace are raised with --vars alone") from error
+
+
+@contextlib.contextmanager
 def wide_open(before: Variables) -> Iterator[Sequence[str]]:
     """Every limit out of the way inside the with block; on an error all variables are put back to before.
 

@@ -11,7 +11,7 @@ import pytest
 
 import ipcimg as library
 
-from ..commands import IPCIMG, ipcimg, refused, run, same
+from ..commands import IPCIMG, SHOW, ipcimg, refused, run, same
 from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
@@ -201,3 +201,17 @@ def test_library(source: Namespace, tmp_path: Path) -> None:
     # Objects of a loaded set may be kept and looked at in any order.
     queues = list(contents.queues)
     assert [len(list(queue.messages)) for queue in reversed(queues)] == [queue.qnum for queue in reversed(queues)]
+
+
+def test_consistency(source: Namespace, tmp_path: Path) -> None:
+    """The manifest tells how it was made sure that nothing moved."""
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "checked")
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "frozen", "--frozen-by-caller")
+    library.save(library.load(tmp_path / "frozen"), tmp_path / "copied")
+    lines = {
+        "checked": "consistency: no queue and no semaphore set was used while it was read; for segments nobody can tell",
+        "frozen": "consistency: by the caller's word, who had stopped all users",
+    }
+    for name, line in lines.items():
+        assert line in run(SHOW, tmp_path / name).stdout.splitlines()
+    assert "consistency" not in run(SHOW, tmp_path / "copied").stdout

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from ..commands import ipcimg, refused, same
+from ..commands import ipcimg, refused, run, same
 from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
@@ -116,3 +117,42 @@ def test_failed_restore_leaves_the_settings(source: Namespace, target: Namespace
     assert line.startswith("message queue 1 (key 0x00000002): ")
     after = target.do(lambda: (oracle.variables(), [oracle.table(kind) for kind in ("msg", "sem", "shm")]))
     assert after == before
+
+
+MACHINE_S_OWN = """
+import os, sys
+from ipcimg import cli, namespace, sysctl
+namespace.INITIAL_INODE = os.stat(sys.argv[1]).st_ino
+written, write = [], sysctl.write
+def recorded(name, value):
+    written.append(name)
+    write(name, value)
+sysctl.write = recorded
+status = cli.main(sys.argv[2:])
+print(written)
+sys.exit(status)
+"""
+
+
+def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """They are not written, not even for the time, unless --vars asks for it. Another namespace plays its part."""
+    source.do(lambda: oracle.queue(1, messages=[(1, b"fits")]))
+    source.do(lambda: oracle.set_variable("kernel/msgmax", 9000))
+    source.do(lambda: oracle.queue(2, messages=[(2, b"x" * 9000)]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    before = target.do(oracle.variables)
+    command = (sys.executable, "-c", MACHINE_S_OWN, target.path, "restore", "-t", str(target.pid), "-D", tmp_path / "d")
+    restore = tuple(map(str, command))
+    done = run(restore, status=1)
+    assert done.stderr == (
+        "ipcimg: Error: message queue 1 (key 0x00000002): Invalid argument: its size, or an owner that is not mapped "
+        "in the user namespace; the limits of the machine's own namespace are raised with --vars alone\n"
+    )
+    assert done.stdout == "[]\n"
+    assert target.do(lambda: oracle.table("msg")) == {}
+    assert run(restore, "--id", "msg:0").stdout.endswith("\n[]\n")
+    assert target.do(oracle.variables) == before
+    assert "kernel/msgmax" in run(restore, "--id", "msg:1", "--vars").stdout
+    assert target.do(oracle.variables) == source.do(oracle.variables)
+    target.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
+    assert "kernel.shm_rmid_forced is 1 in the machine's own namespace" in run(restore, status=1).stderr
