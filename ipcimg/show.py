@@ -251,7 +251,7 @@ def _variables_text(variables: Iterable[model.Variables], view: View) -> Iterato
 
 
 _CONSISTENCY = {
-    "checked": "no queue and no semaphore set was used while it was read; for segments nobody can tell",
+    "checked": "no queue and no semaphore set was used while it was read; segments: not known",
     "frozen-by-caller": "by the caller's word, who had stopped all users",
 }
 
