@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChangedError",
+    "ConflictError",
     "Contents",
     "Counts",
     "DirectoryError",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .dump import dump
     from .errors import (
         ChangedError,
+        ConflictError,
         DirectoryError,
         ImageError,
         IpcimgError,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .describe import printable
-from .errors import IpcimgError, explain
+from .errors import ConflictError, IpcimgError, explain
 from .interrupts import Interrupted
 from .model import NAMES
 from .selection import KINDS, Selection
@@ -255,6 +255,10 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         # `… | head`: nobody reads on, which is no error. Nothing may be flushed at exit either.
         _forget_stdout()
         return DONE
+    except ConflictError as error:
+        for conflict in error.conflicts:
+            _say(parser, f"Error: {conflict}")
+        return trouble
     except (IpcimgError, MemoryError) as error:
         _say(parser, f"Error: {error or 'out of memory'}")
         return trouble

@@ -21,8 +21,9 @@ from .model import NAMES, Permissions
 from .owners import Owners
 from .preset import Preset, try_room
 
+KEY_TAKEN = "there is another object with that key in the namespace"
 _WHY = {
-    errno.EEXIST: "there is another object with that key in the namespace",
+    errno.EEXIST: KEY_TAKEN,
     errno.EAGAIN: "it does not take all its messages",
     errno.ENOSPC: "the namespace has no room for one more",
     errno.EINVAL: "Invalid argument: its size, or an owner that is not mapped in the user namespace",
@@ -41,6 +42,21 @@ _REMOVE: dict[str, Callable[[int], int]] = {
     "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
     "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
 }
+
+
+def at_index(kind: str, object_id: int) -> int | None:
+    """The id of the object that is at the index of an id; None where none is. Raises OSError."""
+    try:
+        return _AT[kind](object_id)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EIDRM):
+            return None
+        raise
+
+
+def taken(named: str, kind: str, other: int) -> str:
+    """The sentence for an object whose id is taken by another one."""
+    return f"{named}: that id is taken in the namespace (by {NAMES[kind]} {other})"
 
 
 @dataclass(slots=True)
@@ -128,13 +144,9 @@ class Creator:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
     def _expect_free(self, wanted: Permissions) -> None:
-        try:
-            other = _AT[self._kind](wanted.id)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
-                return
-            raise
-        raise _Taken(f"{wanted.named(self._kind)}: that id is taken in the namespace (by {NAMES[self._kind]} {other})")
+        other = at_index(self._kind, wanted.id)
+        if other is not None:
+            raise _Taken(taken(wanted.named(self._kind), self._kind, other))
 
     def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
         """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class IpcimgError(Exception):
@@ -34,6 +34,14 @@ class NamespaceError(IpcimgError):
 
 class ObjectError(IpcimgError):
     """One IPC object cannot be carried; the message names the object."""
+
+
+class ConflictError(ObjectError):
+    """Objects cannot be made in the target; conflicts has a line for each reason, str() the first."""
+
+    def __init__(self, conflicts: Sequence[str]) -> None:
+        self.conflicts = tuple(conflicts)
+        super().__init__(conflicts[0] + (f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""))
 
 
 class LossError(IpcimgError):

@@ -19,6 +19,11 @@ _T = TypeVar("_T")
 NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}
 
 
+def object_name(kind: str, object_id: int, key: int) -> str:
+    """An object, for people; kind is one of NAMES, key 0 for none."""
+    return f"{NAMES[kind]} {object_id}" + (f" (key {key:#010x})" if key else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Permissions:
     """struct ipc_perm, with the id beside it. See sysvipc(7).
@@ -36,7 +41,7 @@ class Permissions:
 
     def named(self, kind: str) -> str:
         """The object, for people; kind is one of NAMES."""
-        return f"{NAMES[kind]} {self.id}" + (f" (key {self.key:#010x})" if self.key else "")
+        return object_name(kind, self.id, self.key)
 
 
 @dataclass(frozen=True, slots=True)

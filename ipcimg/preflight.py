@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from . import libc, model
-from .errors import ObjectError
+from .create import KEY_TAKEN, at_index, taken
+from .errors import ConflictError
 from .owners import Owners
-from .selection import Selection
+from .selection import Name, Selection
 
 # In the kernel's names: what the images keep and nobody can set again.
 _FACTS = {
@@ -30,8 +32,10 @@ class Preflight:
     removed: list[int] = field(default_factory=list)  # segments with SHM_DEST
     foreign: list[str] = field(default_factory=list)  # objects that somebody else had created
     unknown_otime: list[str] = field(default_factory=list)  # sets of which the images do not tell sem_otime
-    _refused: list[str] = field(default_factory=list)
-    _seen: set[tuple[str, int]] = field(default_factory=set)
+    wanted: list[Name] = field(default_factory=list)
+    _conflicts: list[str] = field(default_factory=list)
+    _ids: set[tuple[str, int]] = field(default_factory=set)
+    _keys: set[tuple[str, int]] = field(default_factory=set)
 
     def add(self, kind: str, one: model.Object, counts: model.Counts) -> None:
         """Look at an object that holds counts."""
@@ -40,16 +44,20 @@ class Preflight:
             return
         self.counts += counts
         named = p.named(kind)
-        if (kind, p.id) in self._seen:
-            self._refused.append(f"{named} is in the images twice")
-        self._seen.add((kind, p.id))
+        self.wanted.append((kind, p.id, p.key))
+        if (kind, p.id) in self._ids:
+            self._conflicts.append(f"{named} is in the images twice")
+        if p.key and (kind, p.key) in self._keys:
+            self._conflicts.append(f"{named}: another object in the images has that key")
+        self._ids.add((kind, p.id))
+        self._keys.add((kind, p.key))
         here = {
             name: (self.owners.gids if name.endswith("gid") else self.owners.uids).here(getattr(p, name))
             for name in ("uid", "gid", "cuid", "cgid")
         }
         unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
         if unmapped:
-            self._refused.append(
+            self._conflicts.append(
                 f"{named}: {', '.join(unmapped)} has no mapping in the user namespace that owns the target"
             )
         if (here["cuid"], here["cgid"]) != self.creator:
@@ -59,10 +67,27 @@ class Preflight:
         if isinstance(one, model.SharedMemory) and p.mode & libc.SHM_DEST:
             self.removed.append(p.id)
 
+    def look_at_target(self, present: Sequence[Name], *, free_ids: bool) -> None:
+        """Compare ids and keys with those of the objects in the namespace that the caller is in.
+
+        free_ids says that another id will do. Raises OSError.
+        """
+        kinds = {kind for kind, _, _ in present}
+        keys = {(kind, key) for kind, _, key in present if key}
+        for kind, object_id, key in self.wanted:
+            if kind not in kinds:
+                continue
+            named = model.object_name(kind, object_id, key)
+            other = None if free_ids else at_index(kind, object_id)
+            if other is not None:
+                self._conflicts.append(taken(named, kind, other))
+            if (kind, key) in keys:
+                self._conflicts.append(f"{named}: {KEY_TAKEN}")
+
     def refuse(self) -> None:
-        """Raise ObjectError if an object cannot be made as it was in the target."""
-        if self._refused:
-            raise ObjectError(_first(self._refused))
+        """Raise ConflictError if there are objects that cannot be made in the target."""
+        if self._conflicts:
+            raise ConflictError(self._conflicts)
 
     def losses(self, *, creators: bool, hold: bool, forced: bool) -> list[str]:
         """A sentence for each thing whose loss programs may notice.
@@ -98,7 +123,7 @@ class Preflight:
         return [
             f"{model.NAMES[kind]}s: {', '.join((*names, *([_HIDDEN[kind]] if kind in _HIDDEN else [])))}"
             for kind, names in _FACTS.items()
-            if any(seen == kind for seen, _ in self._seen)
+            if any(seen == kind for seen, _, _ in self.wanted)
         ]
 
 

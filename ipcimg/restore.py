@@ -12,10 +12,10 @@ from .companion import Companion
 from .create import Creator, Making
 from .credentials import may_be_any_creator
 from .directory import ImageDirectory
-from .errors import KernelError, LossError, explain
+from .errors import KernelError, LossError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
-from .model import Contents, Counts
+from .model import NAMES, Contents, Counts
 from .preflight import Preflight
 from .preset import Preset
 from .selection import EVERYTHING, Selection
@@ -74,13 +74,15 @@ def restore(
         for kind, one, counts in images.walk():
             preflight.add(kind, one, counts)
         only.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
-        preflight.refuse()
         contents = only.of(images.contents)
         if variables is None:
             variables = only.variables and images.variables_meant and not entered.is_initial
         stack.enter_context(interrupts.handled())
         stack.enter_context(entered.locked())
         stack.enter_context(entered.entered())
+        with doing("looking at the objects of the target"):
+            preflight.look_at_target(objects(*NAMES), free_ids=into_free_ids)
+        preflight.refuse()
         before = var.collect()
         final = contents.variables if variables else before
         # Writing 1 destroys every segment that nobody has attached and whose creator is gone.

@@ -123,7 +123,8 @@ def test_into_free_ids(source: Namespace, target: Namespace, tmp_path: Path) -> 
     target.do(lambda: oracle.queue(0x77, messages=[(1, b"mine")]))  # takes id 0; the kernel's next is 1
     target.do(lambda: oracle.segment(0x77, PAGE, wanted=32768 + 1))
     before = target.do(oracle.variables)
-    assert "that id is taken" in refused("restore", "-t", target.pid, "-D", tmp_path / "d")
+    done = run(IPCIMG, "restore", "-t", target.pid, "-D", tmp_path / "d", status=1)
+    assert done.stderr.count("that id is taken") == done.stderr.count("\n") == 2
     done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--into-free-ids", "--no-vars", "--json")
     new = json.loads(done.stdout)["new_ids"]
     assert {kind: list(map(int, of)) for kind, of in new.items()} == {"msg": [0], "sem": [], "shm": [1]}

@@ -52,6 +52,23 @@ def test_key_taken(dumped: Path, target: Namespace) -> None:
     assert target.do(oracle.variables)["kernel/shm_next_id"] == "-1"  # a failed *get() leaves it armed
 
 
+def test_all_conflicts_at_once(dumped: Path, target: Namespace) -> None:
+    """Whoever has to clear the way learns of everything that is in it."""
+    target.do(lambda: oracle.queue(0x1234))
+    target.do(lambda: oracle.semaphores(0x78, [9], wanted=32768 * 3))
+    target.do(lambda: oracle.segment(0x99, 1, wanted=5 * 32768 + 1))
+    before = target.do(lambda: (tables(), oracle.variables()))
+    done = run(IPCIMG, "restore", "-t", target.pid, "-D", dumped, status=1)
+    key_taken = "there is another object with that key in the namespace"
+    assert sorted(line.removeprefix("ipcimg: Error: ") for line in done.stderr.splitlines()) == [
+        "message queue 0 (key 0x00001234): that id is taken in the namespace (by message queue 0)",
+        f"message queue 0 (key 0x00001234): {key_taken}",
+        "semaphore set 0 (key 0x00000077): that id is taken in the namespace (by semaphore set 98304)",
+        f"shared memory segment 0 (key 0x00000099): {key_taken}",
+    ]
+    assert target.do(lambda: (tables(), oracle.variables())) == before
+
+
 def test_bad_image_is_seen_before_the_namespace_is_touched(dumped: Path, target: Namespace) -> None:
     image = dumped / "ipcns-sem-1.img"
     image.write_bytes(image.read_bytes()[:-1])
