@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -30,6 +31,7 @@ _WHY = {
 }
 
 
+_PATIENCE = 2.0  # seconds, for each object
 _INDEX_BITS = 15  # of an id, at least: the index; the sequence number is above it
 # By kind: the id of the object that is at an id's index, or EINVAL; and the removal of an object.
 _AT: dict[str, Callable[[int], int]] = {
@@ -133,34 +135,39 @@ class Creator:
         named = wanted.named(self._kind)
         uids, gids = self._making.owners.uids, self._making.owners.gids
         try:
-            if not self._any_id:
-                self._expect_free(wanted)
-            with deferred():
-                given = self._get(wanted, get)
-                if given != wanted.id:
-                    self._making.new_ids[self._kind, wanted.id] = given
+            given = self._new(wanted, get) if self._any_id else self._wanted(wanted, get)
             yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
+
+    def _wanted(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
+        """Make an object under the wanted id, also where somebody else makes objects and takes ids and presets."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._expect_free(wanted)
+                with deferred():
+                    if self._making.tight:
+                        try_room(self._kind)
+                    self._preset.arm(wanted.id)
+                    return self._get(wanted, get)
+            except _Taken:
+                if self._making.free_ids or time.monotonic() > until:
+                    raise
+
+    def _new(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
+        """Make an object under any id."""
+        with deferred():
+            given = self._get(wanted, get)
+            self._making.new_ids[self._kind, wanted.id] = given
+        return given
 
     def _expect_free(self, wanted: Permissions) -> None:
         other = at_index(self._kind, wanted.id)
         if other is not None:
             raise _Taken(taken(wanted.named(self._kind), self._kind, other))
 
-    def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
-        """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""
-        meanwhile = f"{wanted.named(self._kind)}: that id was taken meanwhile, and the kernel gave {given}"
-        if given >> _INDEX_BITS != wanted.id >> _INDEX_BITS:
-            return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
-        _REMOVE[self._kind](given)
-        return _Taken(meanwhile)
-
     def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        if not self._any_id:
-            if self._making.tight:
-                try_room(self._kind)
-            self._preset.arm(wanted.id)
         with self._creator(wanted):
             given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
             self._preset.taken()
@@ -168,6 +175,15 @@ class Creator:
                 raise self._not_wanted(wanted, given)
             self._making.made.append(lambda: _REMOVE[self._kind](given))
         return given
+
+    def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
+        """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""
+        meanwhile = f"{wanted.named(self._kind)}: that id was taken meanwhile, and the kernel gave {given}"
+        beyond_the_last_index = given >> _INDEX_BITS == (wanted.id >> _INDEX_BITS) + 1
+        if beyond_the_last_index and at_index(self._kind, (1 << _INDEX_BITS) - 1) is not None:
+            return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
+        _REMOVE[self._kind](given)
+        return _Taken(meanwhile)
 
     def _creator(self, wanted: Permissions) -> contextlib.AbstractContextManager[None]:
         uid, gid = self._making.owners.uids.here(wanted.cuid), self._making.owners.gids.here(wanted.cgid)

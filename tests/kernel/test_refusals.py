@@ -351,3 +351,27 @@ def test_no_preset_stays_where_there_is_no_room(source: Namespace, target: Names
     done = run(tuple(map(str, restore)), status=1)
     assert "semaphore set 1 (key 0x00000002): the namespace has no room for one more; kernel.msgmax, " in done.stderr
     assert target.do(lambda: (oracle.variables(), tables())) == before
+
+
+def test_presets_that_somebody_else_takes(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """A process that makes and removes queues all the time gets ids that were meant for ours: we ask again."""
+    wanted = [32768 * (n % 7) + n for n in range(300)]
+    source.do(lambda: [oracle.queue(n + 1, messages=[(1, b"%d" % n)], wanted=n) for n in wanted])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    loop = (
+        "my %got; $SIG{TERM} = sub { print scalar(keys %got), qq(\\n); exit }; $| = 1; print qq(on\\n);"
+        "until (defined msgget(1, 0)) {}"
+        "while (1) { $id = msgget(0, 01600); next unless defined $id; $got{$id}++ if $id > 400; msgctl($id, 0, 0) }"
+    )
+    enter = ("nsenter", f"--ipc={target.path}", "perl", "-e", loop)
+    taker = subprocess.Popen(enter, stdout=subprocess.PIPE, text=True)
+    try:
+        assert taker.stdout is not None
+        assert taker.stdout.readline() == "on\n"
+        ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--no-vars")
+    finally:
+        taker.terminate()
+        taker.wait()
+    assert int(taker.stdout.read()) > 0, "nothing was taken: NOT TESTED"
+    assert len(set(target.do(lambda: oracle.table("msg"))) - set(wanted)) <= 1  # the one that it had made last
+    assert target.do(lambda: [oracle.receive_all(n) for n in wanted]) == [[(1, b"%d" % n)] for n in wanted]
