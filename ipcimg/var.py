@@ -75,8 +75,14 @@ def untouched(before: Variables) -> Iterator[Sequence[str]]:
         )
     try:
         yield ("the limits of the machine's own namespace",)
-    except ObjectError as error:
-        raise ObjectError(f"{error}; the limits of the machine's own namespace are raised with --vars alone") from error
+    except BaseException as error:
+        with deferred():
+            apply(before, rmid_forced=False)  # of all of them only presets can have changed
+        if isinstance(error, ObjectError):
+            raise ObjectError(
+                f"{error}; the limits of the machine's own namespace are raised with --vars alone"
+            ) from error
+        raise
 
 
 @contextlib.contextmanager

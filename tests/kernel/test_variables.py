@@ -142,6 +142,7 @@ def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_pa
     source.do(lambda: oracle.set_variable("kernel/msgmax", 9000))
     source.do(lambda: oracle.queue(2, messages=[(2, b"x" * 9000)]))
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    target.do(lambda: oracle.set_variable("kernel/msg_next_id", 4711))
     before = target.do(oracle.variables)
     command = (sys.executable, "-c", MACHINE_S_OWN, target.path, "restore", "-t", str(target.pid), "-D", tmp_path / "d")
     restore = tuple(map(str, command))
@@ -150,9 +151,11 @@ def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_pa
         "ipcimg: Error: message queue 1 (key 0x00000002): Invalid argument: its size, or an owner that is not mapped "
         "in the user namespace; the limits of the machine's own namespace are raised with --vars alone\n"
     )
-    assert done.stdout == "[]\n"
+    only_the_preset = "['kernel/msg_next_id']\n"  # which is put back
+    assert done.stdout == only_the_preset
     assert target.do(lambda: oracle.table("msg")) == {}
-    assert run(restore, "--id", "msg:0").stdout.endswith("\n[]\n")
+    assert target.do(oracle.variables) == before
+    assert run(restore, "--id", "msg:0").stdout.endswith(only_the_preset)
     assert target.do(oracle.variables) == before
     assert "kernel/msgmax" in run(restore, "--id", "msg:1", "--vars").stdout
     assert target.do(oracle.variables) == source.do(oracle.variables)
