@@ -173,6 +173,8 @@ class ImageDirectory:
     def refuse_unfinished(self, ns_id: int) -> None:
         """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
         name = _temporary_name(ns_id)
+        if self.has(name) and not self.is_directory(name):
+            raise DirectoryError(f"image directory {self.path}: {name} is not a directory: no dump has left it")
         # While it is only being written, a set that was there before is as whole as it was.
         if self.has(name) and (self.has(f"{name}/{_COMMIT}") or not self.has(manifest_name(ns_id))):
             raise DirectoryError(

@@ -655,3 +655,17 @@ def test_the_lock_is_given_up(tmp_path: pathlib.Path, fails: bool) -> None:
     finally:
         os.close(fd)
     assert (kept is not None) == fails
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "loop"])
+def test_leftover_that_is_no_directory(tmp_path: pathlib.Path, kind: str) -> None:
+    """Nor is a symbolic link followed to one."""
+    ipcimg.save(ipcimg.load(pathlib.Path(__file__).parent / "data" / "criu-4.2" / "basic"), tmp_path / "d")
+    (tmp_path / "elsewhere").mkdir()
+    leftover = tmp_path / "d" / ".ipcimg-1.tmp"
+    if kind == "file":
+        leftover.touch()
+    else:
+        leftover.symlink_to(leftover if kind == "loop" else tmp_path / "elsewhere")
+    with pytest.raises(DirectoryError, match=r"\.ipcimg-1\.tmp is not a directory"):
+        ipcimg.load(tmp_path / "d")
