@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from . import __version__
+from . import __version__, digest
 from .describe import printable
 from .errors import ConflictError, IpcimgError, explain
 from .interrupts import Interrupted
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
     dump.add_argument(
         "--digest",
-        choices=("xxh3-128", "sha256"),
-        default="xxh3-128",
+        choices=tuple(digest.ALGORITHMS),
+        default=digest.DEFAULT,
         help="how the manifest tells whether a file is as it was written (default: %(default)s)",
     )
     _add_frozen(dump)
@@ -422,9 +422,9 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     from .directory import ImageDirectory
 
     directory, status = ImageDirectory(options.images_dir), DONE
-    for ns_id in [options.ns_id] if options.ns_id is not None else directory.sets() or [directory.the_set(None)]:
+    for ns_id in directory.chosen_sets(options.ns_id):
         try:
-            images = imageset.ImageSet(directory, directory.the_set(ns_id))
+            images = imageset.ImageSet(directory, ns_id)
             counts = images.check()
         except IpcimgError as error:
             _say(parser, f"Error: {error}")

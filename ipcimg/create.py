@@ -12,15 +12,15 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from . import libc
 from .credentials import acting_as
 from .errors import KernelError, ObjectError, explain
 from .interrupts import deferred
-from .model import NAMES, Permissions
+from .model import NAMES, Object, Permissions
 from .owners import Owners
-from .preset import Preset, try_room
+from .preset import REMOVE, Preset, try_room
 
 KEY_TAKEN = "there is another object with that key in the namespace"
 _WHY = {
@@ -29,20 +29,13 @@ _WHY = {
     errno.ENOSPC: "the namespace has no room for one more",
     errno.EINVAL: "Invalid argument: its size, or an owner that is not mapped in the user namespace",
 }
-
-
 _PATIENCE = 2.0  # seconds, for each object
 _INDEX_BITS = 15  # of an id, at least: the index; the sequence number is above it
-# By kind: the id of the object that is at an id's index, or EINVAL; and the removal of an object.
+# By kind: the id of the object that is at an id's index, or EINVAL.
 _AT: dict[str, Callable[[int], int]] = {
     "shm": lambda shmid: libc.shmctl(shmid, libc.SHM_STAT_ANY),
     "msg": lambda msqid: libc.msgctl(msqid, libc.MSG_STAT_ANY),
     "sem": lambda semid: libc.semctl(semid, libc.SEM_STAT_ANY),
-}
-_REMOVE: dict[str, Callable[[int], int]] = {
-    "shm": lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
-    "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
-    "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
 }
 
 
@@ -51,7 +44,7 @@ def at_index(kind: str, object_id: int) -> int | None:
     try:
         return _AT[kind](object_id)
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EIDRM):
+        if error.errno in libc.GONE:
             return None
         raise
 
@@ -79,18 +72,13 @@ class Making:
             try:
                 self.made.pop()()
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EIDRM):  # somebody else has removed it
+                if error.errno not in libc.GONE:  # somebody else has removed it
                     left.append(error)
         if left:
             raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
 
 
-class _Object(Protocol):
-    @property
-    def permissions(self) -> Permissions: ...
-
-
-_O = TypeVar("_O", bound=_Object)
+_O = TypeVar("_O", bound=Object)
 
 
 class _Taken(ObjectError):
@@ -132,11 +120,10 @@ class Creator:
         get is called with key and flags. Raises ObjectError, naming the object, for whatever the
         kernel refuses here or in the block.
         """
-        named = wanted.named(self._kind)
-        uids, gids = self._making.owners.uids, self._making.owners.gids
+        named, here = wanted.named(self._kind), self._making.owners.here(wanted)
         try:
             given = self._new(wanted, get) if self._any_id else self._wanted(wanted, get)
-            yield given, libc.ipc_perm(uid=uids.here(wanted.uid), gid=gids.here(wanted.gid), mode=wanted.mode)
+            yield given, libc.ipc_perm(uid=here["uid"], gid=here["gid"], mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
@@ -173,7 +160,7 @@ class Creator:
             self._preset.taken()
             if given != wanted.id and not self._any_id:
                 raise self._not_wanted(wanted, given)
-            self._making.made.append(lambda: _REMOVE[self._kind](given))
+            self._making.made.append(lambda: REMOVE[self._kind](given))
         return given
 
     def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
@@ -182,11 +169,12 @@ class Creator:
         beyond_the_last_index = given >> _INDEX_BITS == (wanted.id >> _INDEX_BITS) + 1
         if beyond_the_last_index and at_index(self._kind, (1 << _INDEX_BITS) - 1) is not None:
             return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
-        _REMOVE[self._kind](given)
+        REMOVE[self._kind](given)
         return _Taken(meanwhile)
 
     def _creator(self, wanted: Permissions) -> contextlib.AbstractContextManager[None]:
-        uid, gid = self._making.owners.uids.here(wanted.cuid), self._making.owners.gids.here(wanted.cgid)
+        here = self._making.owners.here(wanted)
+        uid, gid = here["cuid"], here["cgid"]
         if not self._making.creators or uid is None or gid is None:
             return contextlib.nullcontext()
         return acting_as(uid, gid)

@@ -170,6 +170,11 @@ class ImageDirectory:
             raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {', '.join(map(str, sets))}")
         return ns_id
 
+    def chosen_sets(self, ns_id: int | None) -> list[int]:
+        """Set ns_id alone, or all that there are. Raises DirectoryError where there is none."""
+        sets = self.sets()
+        return sets if ns_id is None and sets else [self.the_set(ns_id)]
+
     def refuse_unfinished(self, ns_id: int) -> None:
         """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
         name = _temporary_name(ns_id)

@@ -41,7 +41,7 @@ class ConflictError(ObjectError):
 
     def __init__(self, conflicts: Sequence[str]) -> None:
         self.conflicts = tuple(conflicts)
-        super().__init__(conflicts[0] + (f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""))
+        super().__init__(and_more(conflicts))
 
 
 class LossError(IpcimgError):
@@ -61,6 +61,11 @@ _HINTS = {
     "EPERM": "is this root, with CAP_SYS_ADMIN over the namespace?",
     "ENOSYS": "this kernel lacks CONFIG_CHECKPOINT_RESTORE, or a filter blocks the call",
 }
+
+
+def and_more(found: Sequence[str]) -> str:
+    """The first, and how many there are beside it."""
+    return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ Right after a restore nobody has attached anything yet.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -61,7 +60,7 @@ def _stat(shmid: int) -> libc.shmid_ds | None:
     try:
         libc.shmctl(shmid, libc.IPC_STAT, ds)
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EIDRM):
+        if error.errno in libc.GONE:
             return None
         raise
     return ds

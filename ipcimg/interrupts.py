@@ -80,21 +80,6 @@ def handled() -> Iterator[None]:
         _State.pending, _State.over = None, False
 
 
-class deferred:
-    """A context in which Interrupted waits."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        if _in_main_thread():
-            _State.depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        if _in_main_thread():
-            _State.depth -= 1
-            _deliver()
-
-
 class held:
     """A context in which Interrupted waits, and is not raised at its end: for __del__, where it would be lost."""
 
@@ -107,3 +92,14 @@ class held:
     def __exit__(self, *error: object) -> None:
         if _in_main_thread():
             _State.depth -= 1
+
+
+class deferred(held):
+    """A context in which Interrupted waits for the end."""
+
+    __slots__ = ()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__()
+        if _in_main_thread():
+            _deliver()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import os
 import platform
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
@@ -45,6 +46,8 @@ IPC_RMID = 0
 IPC_SET = 1
 IPC_STAT = 2
 IPC_INFO = 3
+
+GONE = (errno.EINVAL, errno.EIDRM)  # what a call for an object that is not there any more fails with
 
 # linux/msg.h
 MSG_INFO = 12

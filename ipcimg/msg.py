@@ -18,7 +18,7 @@ from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Message, MessageQueue, Permissions, QueueFacts
 from .owners import Owners
-from .reading import Reading, vanished
+from .reading import Reading, stat_any
 
 _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
@@ -59,14 +59,7 @@ class _Stat:
 
 def _stat(msqid: int, owners: Owners) -> _Stat:
     ds = libc.msqid_ds()
-    try:
-        at_index = libc.msgctl(msqid, libc.MSG_STAT_ANY, ds)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EIDRM):
-            raise vanished("msg", msqid) from error
-        raise
-    if at_index != msqid:
-        raise vanished("msg", msqid)
+    stat_any("msg", msqid, functools.partial(libc.msgctl, msqid, libc.MSG_STAT_ANY, ds))
     permissions = owners.inside("msg", ds.msg_perm, msqid)
     facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
     return _Stat(permissions, ds.msg_qbytes, ds.msg_qnum, facts)

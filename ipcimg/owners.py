@@ -21,6 +21,7 @@ from .model import NAMES, Permissions
 
 _ALL = (1 << 32) - 1  # ids there are: -1 is none
 _OWN = "/proc/thread-self/ns/user"
+_NAMES = ("uid", "gid", "cuid", "cgid")  # in struct ipc_perm and in model.Permissions
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,7 @@ class Owners:
 
     def inside(self, kind: str, perm: libc.ipc_perm, object_id: int) -> Permissions:
         """struct ipc_perm as the model has it. Raises ObjectError for an owner without a name inside."""
-        ids = {
-            name: (self.gids if name.endswith("gid") else self.uids).inside(getattr(perm, name))
-            for name in ("uid", "gid", "cuid", "cgid")
-        }
+        ids = {name: self._map(name).inside(getattr(perm, name)) for name in _NAMES}
         for name, inside in ids.items():
             if inside is None:
                 raise ObjectError(
@@ -61,6 +59,13 @@ class Owners:
                     "mapping in the user namespace that owns the IPC namespace"
                 )
         return Permissions(perm.key, mode=perm.mode, id=object_id, **ids)  # type: ignore[arg-type]
+
+    def here(self, permissions: Permissions) -> dict[str, int | None]:
+        """What uid, gid, cuid and cgid of the model are called here; None for those without a name."""
+        return {name: self._map(name).here(getattr(permissions, name)) for name in _NAMES}
+
+    def _map(self, name: str) -> IdMap:
+        return self.gids if name.endswith("gid") else self.uids
 
 
 def of(fd: int) -> Owners:

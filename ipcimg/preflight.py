@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from . import libc, model
 from .create import KEY_TAKEN, at_index, taken
-from .errors import ConflictError
+from .errors import ConflictError, and_more
 from .owners import Owners
 from .selection import Name, Selection
 
@@ -51,10 +51,7 @@ class Preflight:
             self._conflicts.append(f"{named}: another object in the images has that key")
         self._ids.add((kind, p.id))
         self._keys.add((kind, p.key))
-        here = {
-            name: (self.owners.gids if name.endswith("gid") else self.owners.uids).here(getattr(p, name))
-            for name in ("uid", "gid", "cuid", "cgid")
-        }
+        here = self.owners.here(p)
         unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
         if unmapped:
             self._conflicts.append(
@@ -109,12 +106,12 @@ class Preflight:
             )
         if self.foreign and not creators:
             found.append(
-                f"{_first(self.foreign)}: made by whoever restores it, since other creators need CAP_SETUID, "
+                f"{and_more(self.foreign)}: made by whoever restores it, since other creators need CAP_SETUID, "
                 "CAP_SETGID, CAP_IPC_OWNER and CAP_SYS_ADMIN"
             )
         if self.unknown_otime:
             found.append(
-                f"{_first(self.unknown_otime)}: restored as never used, since the images do not tell its sem_otime"
+                f"{and_more(self.unknown_otime)}: restored as never used, since the images do not tell its sem_otime"
             )
         return found
 
@@ -125,7 +122,3 @@ class Preflight:
             for kind, names in _FACTS.items()
             if any(seen == kind for seen, _, _ in self.wanted)
         ]
-
-
-def _first(found: list[str]) -> str:
-    return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")

@@ -17,10 +17,15 @@ UNSET = -1
 KINDS = ("msg", "sem", "shm")
 
 _CREATE = libc.IPC_CREAT | 0o600
-_THROWAWAY: dict[str, tuple[Callable[[], int], Callable[[int], int]]] = {
-    "msg": (lambda: libc.msgget(libc.IPC_PRIVATE, _CREATE), lambda msqid: libc.msgctl(msqid, libc.IPC_RMID)),
-    "sem": (lambda: libc.semget(libc.IPC_PRIVATE, 1, _CREATE), lambda semid: libc.semctl(semid, libc.IPC_RMID)),
-    "shm": (lambda: libc.shmget(libc.IPC_PRIVATE, 1, _CREATE), lambda shmid: libc.shmctl(shmid, libc.IPC_RMID)),
+_MAKE: dict[str, Callable[[], int]] = {
+    "msg": lambda: libc.msgget(libc.IPC_PRIVATE, _CREATE),
+    "sem": lambda: libc.semget(libc.IPC_PRIVATE, 1, _CREATE),
+    "shm": lambda: libc.shmget(libc.IPC_PRIVATE, 1, _CREATE),
+}
+REMOVE: dict[str, Callable[[int], int]] = {
+    "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
+    "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
+    "shm": lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
 }
 
 
@@ -31,8 +36,7 @@ def name(kind: str) -> str:
 
 def try_room(kind: str) -> None:
     """Make an object and remove it: raises OSError where there is no room for one, so that a preset would stay."""
-    make, remove = _THROWAWAY[kind]
-    remove(make())
+    REMOVE[kind](_MAKE[kind]())
 
 
 def disarm(kind: str) -> None:

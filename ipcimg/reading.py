@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from . import libc
 from .errors import ChangedError
 from .model import NAMES
 from .owners import Owners
@@ -57,6 +58,18 @@ class Reading:
         for an object that is in use all the time, and what stat() raises.
         """
         return stat() if self.frozen else _settled(stat)
+
+
+def stat_any(kind: str, object_id: int, stat: Callable[[], int]) -> None:
+    """Call stat, MSG_STAT_ANY or the like, for an object. Raises ChangedError where it is not at its index any more."""
+    try:
+        at_index = stat()
+    except OSError as error:
+        if error.errno in libc.GONE:
+            raise vanished(kind, object_id) from error
+        raise
+    if at_index != object_id:
+        raise vanished(kind, object_id)
 
 
 def vanished(kind: str, object_id: int) -> ChangedError:

@@ -73,7 +73,7 @@ def restore(
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()))
         for kind, one, counts in images.walk():
             preflight.add(kind, one, counts)
-        only.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
+        only.expect(preflight.wanted)
         contents = only.of(images.contents)
         if variables is None:
             variables = only.variables and images.variables_meant and not entered.is_initial

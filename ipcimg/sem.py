@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Permissions, SemaphoreFacts, SemaphoreSet
 from .owners import Owners
-from .reading import Reading, vanished
+from .reading import Reading, stat_any, vanished
 
 
 def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
@@ -27,7 +26,7 @@ def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
             values = libc.semctl_getall(semid, before.nsems)
             sempid = tuple([libc.semctl_getpid(semid, n) for n in range(before.nsems)])
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
+            if error.errno in libc.GONE:
                 raise vanished("sem", semid) from error
             raise ObjectError(f"{before.named}: reading its values: {explain(error)}") from error
         if stat() != before:
@@ -53,14 +52,7 @@ class _Stat:
 
 def _stat(semid: int, owners: Owners) -> _Stat:
     ds = libc.semid_ds()
-    try:
-        at_index = libc.semctl(semid, libc.SEM_STAT_ANY, ds)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EIDRM):
-            raise vanished("sem", semid) from error
-        raise
-    if at_index != semid:
-        raise vanished("sem", semid)
+    stat_any("sem", semid, functools.partial(libc.semctl, semid, libc.SEM_STAT_ANY, ds))
     permissions = owners.inside("sem", ds.sem_perm, semid)
     return _Stat(permissions, ds.sem_nsems, ds.sem_otime, ds.sem_ctime)
 

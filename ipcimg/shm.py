@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 from collections.abc import Generator, Iterator
@@ -22,7 +23,7 @@ from . import libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import PIECE, SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
-from .reading import Reading, vanished
+from .reading import Reading, stat_any, vanished
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 4 << 20  # bytes mapped at a time
@@ -71,20 +72,13 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
     """
     ds = libc.shmid_ds()
     for shmid in reading.ids("shm"):
-        try:
-            at_index = libc.shmctl(shmid, libc.SHM_STAT_ANY, ds)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
-                raise vanished("shm", shmid) from error
-            raise
-        if at_index != shmid:
-            raise vanished("shm", shmid)
+        stat_any("shm", shmid, functools.partial(libc.shmctl, shmid, libc.SHM_STAT_ANY, ds))
         size, permissions = ds.shm_segsz, reading.owners.inside("shm", ds.shm_perm, shmid)
         facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
         try:
             address = libc.shmat(shmid, libc.SHM_RDONLY)
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):
+            if error.errno in libc.GONE:
                 raise vanished("shm", shmid) from error
             raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
         try:

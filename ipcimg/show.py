@@ -47,8 +47,7 @@ def show(path: str, ns_id: int | None, view: View) -> Iterator[str]:
         yield from _image(_open(path), view)
         return
     directory = ImageDirectory(path)
-    sets = directory.sets()
-    for n, this in enumerate(sets if ns_id is None and len(sets) > 1 else [directory.the_set(ns_id)]):
+    for n, this in enumerate(directory.chosen_sets(ns_id)):
         if n and not view.json:
             yield "\n"
         yield from _set(imageset.ImageSet(directory, this), view)
