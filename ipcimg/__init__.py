@@ -28,9 +28,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ChangedError",
     "ConflictError",
+    "Consistency",
     "Contents",
     "Counts",
     "DirectoryError",
+    "Dumped",
     "Extent",
     "ImageError",
     "IpcNamespace",
@@ -61,7 +63,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .dump import dump
+    from .dump import Dumped, dump
     from .errors import (
         ChangedError,
         ConflictError,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         ObjectError,
     )
     from .imageset import load, save
+    from .manifest import Consistency
     from .model import (
         Contents,
         Counts,
@@ -110,7 +113,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        for module in ("errors", "model", "selection", "imageset", "namespace", "dump", "restore"):
+        for module in ("errors", "model", "selection", "manifest", "imageset", "namespace", "dump", "restore"):
             found = vars(import_module(f"{__name__}.{module}")).get(name)
             if found is not None:
                 globals()[name] = found

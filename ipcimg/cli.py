@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .restore import Restored
 
 DONE, FAILED, WRONG = 0, 1, 2
+_MOVED_AT_MOST = 20  # lines
 _GRANULE = 4096  # bytes: how exactly differences of segments are told, whatever the size of a page
 
 
@@ -62,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how the manifest tells whether a file is as it was written (default: %(default)s)",
     )
     _add_frozen(dump)
+    dump.add_argument(
+        "--allow-inconsistent",
+        action="store_true",
+        help="where the namespace is in use all the time, dump it all the same, and record what moved",
+    )
     dump.set_defaults(run=_dump)
 
     restore = commands.add_parser(
@@ -183,10 +189,12 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_frozen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--freeze", action="store_true", help="stop all processes of the namespace while it is read")
+    group.add_argument(
         "--frozen-by-caller",
         action="store_true",
-        help="I have stopped all users of the namespace: do not check, nor wait for it, that nothing moves",
+        help="I have stopped all users of the namespace: do not wait to see that nothing moves",
     )
 
 
@@ -319,7 +327,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     with _namespace(options) as source:
         source.enter()  # for good: not everybody who may go there may come back
-        counts = dump(
+        dumped = dump(
             options.images_dir,
             source,
             ns_id=options.ns_id,
@@ -327,9 +335,16 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             force=options.force,
             criu_exact=options.criu_exact,
             digest_algorithm=options.digest,
+            freeze=options.freeze,
             frozen=options.frozen_by_caller,
+            allow_inconsistent=options.allow_inconsistent,
         )
-    _report(parser, f"dumped {_counts(counts)} into {options.images_dir}")
+    moved = dumped.consistency.moved
+    for what in moved[:_MOVED_AT_MOST]:
+        _say(parser, f"Warning: not of one moment: {what}")
+    if moved[_MOVED_AT_MOST:]:
+        _say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+    _report(parser, f"dumped {_counts(dumped.counts)} into {options.images_dir}")
     return DONE
 
 
@@ -486,8 +501,9 @@ def _summary(side: IpcNamespace | str, selection: Selection, options: argparse.N
         from .dump import living
 
         side.enter()
-        with living(side, only=selection, frozen=options.frozen_by_caller) as contents:
-            return diff.summarize(contents, _GRANULE), True
+        with living(side, only=selection, freeze=options.freeze, frozen=options.frozen_by_caller) as found:
+            summary = diff.summarize(found.contents, _GRANULE)
+        return summary, True
     from . import imageset
 
     images = imageset.open_set(side, options.ns_id)

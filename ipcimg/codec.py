@@ -22,7 +22,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from . import digest, model
 from .errors import ChangedError, ImageError
 from .image import ImageFile, Reader, Writer
-from .manifest import File, Manifest
+from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
 
@@ -481,8 +481,10 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
         files=[own.manifest_file(name=name, size=f.size, digest=f.digest) for name, f in manifest.files.items()],
         digest_algorithm=manifest.digest_algorithm,
         selection=manifest.selection,
-        consistency=manifest.consistency,
     )
+    if manifest.consistency is not None:
+        entry.consistency, entry.compared = manifest.consistency.how, manifest.consistency.compared
+        entry.moved.extend(manifest.consistency.moved)
     if not manifest.variables_meant:
         entry.variables_meant = False
     sealed = io.BytesIO()
@@ -506,7 +508,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
     end = reader.offset
     seal = _parse(reader, end, reader.required_entry("manifest_seal"), own.manifest_seal())
     reader.expect_end()
-    if seal.digest != digest.of_image(image, entry.digest_algorithm, end):
+    if seal.digest != image.digest(entry.digest_algorithm, end):
         raise ImageError(image.path, None, "is not as it was written: its digest is another one")
     checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
@@ -517,6 +519,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
         entry.machine,
         entry.selection,
         entry.consistency,
+        *entry.moved,
         *(file.name for file in entry.files),
     ):
         if not isinstance(text, str):  # protobuf gives bytes that are no UTF-8 as they are
@@ -526,7 +529,9 @@ def decode_manifest(image: ImageFile) -> Manifest:
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
         files={file.name: File(file.size, file.digest) for file in entry.files},
         digest_algorithm=entry.digest_algorithm,
-        consistency=entry.consistency if entry.HasField("consistency") else None,
+        consistency=Consistency(entry.consistency, entry.compared, tuple(entry.moved))
+        if entry.HasField("consistency")
+        else None,
         selection=entry.selection if entry.HasField("selection") else None,
         variables_meant=entry.variables_meant,
     )

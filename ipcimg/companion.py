@@ -18,6 +18,12 @@ from typing import TypeVar
 from .interrupts import SIGNALS, deferred
 
 _T = TypeVar("_T")
+_companions: set[int] = set()
+
+
+def ours() -> frozenset[int]:
+    """The process ids of this process and of its companions that wait for their word."""
+    return frozenset(_companions | {os.getpid()})
 
 
 class Companion:
@@ -47,6 +53,7 @@ class Companion:
             if int(number):
                 raise OSError(int(number), text)
             on_failure.pop_all()
+            _companions.add(self.pid)
 
     def _line(self) -> str:
         text = b""
@@ -56,6 +63,7 @@ class Companion:
 
     def release(self, word: bytes) -> None:
         """Tell it our word, not empty, and let it go. Raises OSError, BrokenPipeError if it is gone."""
+        _companions.discard(self.pid)
         os.write(self._tell, word)
         os.close(self._tell)
         os.close(self._hear)
@@ -66,6 +74,7 @@ class Companion:
         while os.read(self._hear, 4096):
             pass
         os.close(self._hear)
+        _companions.discard(self.pid)
 
 
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:

@@ -8,10 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from .image import ImageFile
-
 DEFAULT = "xxh3-128"  # against mishap; sha256 also against malice, where the manifest's own digest is kept elsewhere
-_BLOCK = 1 << 20  # bytes read at a time
 
 
 class Digest(Protocol):
@@ -31,17 +28,6 @@ def _xxh3() -> Digest:
 
 
 ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": hashlib.sha256}
-
-
-def of_image(image: ImageFile, algorithm: str, end: int | None = None) -> bytes:
-    """The digest of a file's first end bytes, or of all of it. Raises ImageError where it is shorter by now."""
-    digest, end = ALGORITHMS[algorithm](), image.size if end is None else end
-    block = memoryview(bytearray(min(_BLOCK, end)))
-    for start in range(0, end, _BLOCK):
-        view = block[: min(_BLOCK, end - start)]
-        image.read_into(view, start)
-        digest.update(view)
-    return digest.digest()
 
 
 class DigestingFile(io.RawIOBase):

@@ -1,17 +1,38 @@
-"""Dump: enter the namespace, collect each kind, write."""
+"""Dump: enter the namespace, see that nothing moves, collect each kind, write."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from . import digest, imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
-from .errors import ChangedError, KernelError, doing, explain
-from .listing import objects
-from .model import NAMES, Contents, Counts
+from .errors import ChangedError, InUseError, KernelError, doing, explain
+from .freeze import Frozen
+from .freeze import frozen as frozen_by_us
+from .manifest import Consistency
+from .model import Contents, Counts
 from .reading import Reading
 from .selection import EVERYTHING, Selection
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """What a dump did."""
+
+    counts: Counts  # how much of everything
+    consistency: Consistency
+
+
+@dataclass(slots=True)
+class Living:
+    """What a namespace holds; when it has been read, also whether that is of one moment."""
+
+    contents: Contents
+    consistency: Consistency | None = None
 
 
 def dump(
@@ -23,59 +44,100 @@ def dump(
     force: bool = False,
     criu_exact: bool = False,
     digest_algorithm: str = digest.DEFAULT,
+    freeze: bool = False,
     frozen: bool = False,
-) -> Counts:
+    allow_inconsistent: bool = False,
+) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
     source is the namespace, by default the caller's own; its objects are not changed. only says which
     part of it is meant; the settings are written in any case. For ns_id, force, criu_exact and
-    digest_algorithm see save(). frozen says that the caller has stopped all users of the namespace;
-    otherwise a queue or semaphore set that was used in the present second is waited for, a second at
-    most each, to see that it is not used while it is read. On any error the directory is left as it
-    was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
+    digest_algorithm see save(). freeze stops all processes of the namespace meanwhile; frozen says
+    that the caller has done that. Otherwise a queue or semaphore set that was used in the present
+    second is waited for, a second at most each time, to see that it is not used while it is read.
+    If something moves all the same, the dump is made again, three times in all, and then fails; or,
+    with allow_inconsistent, tells what moved. On any error the directory is left as it was. Raises
+    an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(interrupts.handled())
-        out = stack.enter_context(
-            imageset.saving(os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm)
-        )
-        with living(source, only=only, frozen=frozen) as contents:
-            how = "frozen-by-caller" if frozen else "checked"
-            return imageset.write(contents, out, criu_exact=criu_exact, selection=only, consistency=how)
+
+    def attempt(tolerant: bool) -> Dumped:
+        with imageset.saving(os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm) as out:
+            with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
+                counts = imageset.write(found.contents, out, criu_exact=criu_exact)
+            # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
+            imageset.finish(out, counts, selection=only, consistency=found.consistency)
+        if found.consistency is None:
+            raise AssertionError("living() has ended without a verdict")
+        return Dumped(counts, found.consistency)
+
+    with interrupts.handled():
+        for _ in range(_TRIES - 1):
+            try:
+                return attempt(tolerant=False)
+            except InUseError:
+                if not allow_inconsistent:
+                    raise
+                break
+            except ChangedError:
+                pass
+        try:
+            return attempt(tolerant=allow_inconsistent)
+        except ChangedError as error:
+            raise ChangedError(f"{error} (tried {_TRIES} times)") from error
 
 
 @contextlib.contextmanager
 def living(
-    source: namespace.IpcNamespace | None = None, *, only: Selection = EVERYTHING, frozen: bool = False
-) -> Iterator[Contents]:
+    source: namespace.IpcNamespace | None = None,
+    *,
+    only: Selection = EVERYTHING,
+    freeze: bool = False,
+    frozen: bool = False,
+    tolerant: bool = False,
+) -> Iterator[Living]:
     """What an IPC namespace holds, to be iterated once, inside the with block, by the calling thread.
 
-    The thread is in the namespace meanwhile. For the rest, and what is raised, see dump().
+    The thread is in the namespace meanwhile. tolerant has what moves told, not raised. For the rest,
+    and what is raised, see dump().
     """
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
         seen_as = owners.of(source.fd)
         stack.enter_context(source.locked())
+        stopped = stack.enter_context(frozen_by_us(source)) if freeze else None
         stack.enter_context(source.entered())
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
             variables = var.collect()
-            present = objects(*NAMES)
-            only.expect(present)
-            reading = Reading([one for one in present if only.wants(*one)], seen_as, frozen)
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
-            yield Contents(
-                variables,
-                segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
-                queues=undo.enter_context(contextlib.closing(msg.collect(undo, reading))),
-                semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
+            reading = _reading(seen_as, only, stopped, frozen, tolerant)
+            found = Living(
+                Contents(
+                    variables,
+                    segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
+                    queues=undo.enter_context(contextlib.closing(msg.collect(undo, reading))),
+                    semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
+                )
             )
-            undo.close()
-            moved = [] if frozen else sorted(one for one in {*objects(*NAMES)} ^ {*present} if only.wants(*one))
-            if moved:
-                kind, object_id, _ = moved[0]
-                raise ChangedError(f"{NAMES[kind]} {object_id} came or went while the namespace was read")
+            yield found
+            reading.finish()
+            if stopped is not None and (error := stopped.moved()) is not None:
+                reading.changed(error)
+            found.consistency = _consistency(reading, stopped, frozen)
         except OSError as error:
             raise KernelError(f"reading {source.described}: {explain(error)}") from error
+
+
+def _reading(seen_as: owners.Owners, only: Selection, stopped: Frozen | None, frozen: bool, tolerant: bool) -> Reading:
+    if frozen:
+        return Reading(seen_as, only, at_rest=True, stopped=None, tolerant=tolerant)
+    if stopped is not None:
+        return Reading(seen_as, only, at_rest=stopped.sees_all, stopped=stopped.attachments, tolerant=tolerant)
+    return Reading(seen_as, only, stopped=lambda shmid: 0, tolerant=tolerant)
+
+
+def _consistency(reading: Reading, stopped: Frozen | None, frozen: bool) -> Consistency:
+    how = "frozen-by-caller" if frozen else "checked" if stopped is None or reading.compared else "frozen"
+    return Consistency("inconsistent" if reading.moved else how, len(reading.compared), tuple(reading.moved))

@@ -52,6 +52,10 @@ class ChangedError(IpcimgError):
     """The namespace changed while it was being dumped: the images would not be of one moment."""
 
 
+class InUseError(ChangedError):
+    """Something in the namespace is used all the time: to try again would be of no use."""
+
+
 class KernelError(IpcimgError):
     """The kernel refused a call; __cause__ is the OSError."""
 

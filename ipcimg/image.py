@@ -17,6 +17,7 @@ import struct
 from collections.abc import Mapping
 from typing import BinaryIO
 
+from . import digest
 from .errors import ImageError, IpcimgError
 from .interrupts import held
 
@@ -24,6 +25,7 @@ COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has
 MAX_ENTRY = 16 << 20  # bytes; the largest we write is a set of 3 million semaphores with their pids
 
 _U32 = struct.Struct("<I")
+_BLOCK = 1 << 20  # bytes digested at a time
 
 
 class ImageFile:
@@ -57,6 +59,16 @@ class ImageFile:
             if n == 0:
                 raise ImageError(self.path, offset + done, f"ends {len(view) - done} bytes too early")
             done += n
+
+    def digest(self, algorithm: str, end: int | None = None) -> bytes:
+        """The digest of the first end bytes, or of all. Raises ImageError where the file is shorter by now."""
+        found, end = digest.ALGORITHMS[algorithm](), self.size if end is None else end
+        block = memoryview(bytearray(min(_BLOCK, end)))
+        for start in range(0, end, _BLOCK):
+            view = block[: min(_BLOCK, end - start)]
+            self.read_into(view, start)
+            found.update(view)
+        return found.digest()
 
 
 class _At(io.RawIOBase):

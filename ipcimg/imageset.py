@@ -90,7 +90,7 @@ class ImageSet:
             return
         for name, file in self.manifest.files.items():
             image = self.directory.image(name)
-            if digest.of_image(image, self.manifest.digest_algorithm) != file.digest:
+            if image.digest(self.manifest.digest_algorithm) != file.digest:
                 raise ImageError(image.path, None, "is not as it was written: its digest is another one")
 
     def walk(self) -> Iterator[tuple[str, model.Object, model.Counts]]:
@@ -235,7 +235,9 @@ def save(
     iterating contents raises.
     """
     with saving(os.fspath(path), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm) as out:
-        return write(contents, out, criu_exact=criu_exact)
+        counts = write(contents, out, criu_exact=criu_exact)
+        finish(out, counts)
+        return counts
 
 
 @contextlib.contextmanager
@@ -255,15 +257,8 @@ def saving(path: str, *, ns_id: int | None, force: bool, digest_algorithm: str =
         raise
 
 
-def write(
-    contents: model.Contents,
-    out: NewSet,
-    *,
-    criu_exact: bool,
-    selection: Selection = EVERYTHING,
-    consistency: str | None = None,
-) -> model.Counts:
-    """Write contents, each object as it comes, and the manifest. For the rest see Manifest."""
+def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.Counts:
+    """Write contents, each object as it comes. To make it a set, finish() it."""
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
@@ -285,11 +280,20 @@ def write(
             )
             writer.add(semaphores)
             sets += 1
-    counts = model.Counts(queues, messages, sets, segments, pages)
+    return model.Counts(queues, messages, sets, segments, pages)
+
+
+def finish(
+    out: NewSet,
+    counts: model.Counts,
+    *,
+    selection: Selection = EVERYTHING,
+    consistency: manifest.Consistency | None = None,
+) -> None:
+    """Write the manifest of a set that has all its other files."""
     made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection, out.digest_algorithm, consistency)
     with out.file(manifest_name(out.ns_id)) as file:
         codec.encode_manifest(file, made)
-    return counts
 
 
 def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool) -> tuple[int, int]:

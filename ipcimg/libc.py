@@ -29,6 +29,17 @@ PR_GET_KEEPCAPS = 7
 PR_SET_KEEPCAPS = 8
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_IS_SET, _PR_CAP_AMBIENT_RAISE = 47, 1, 2
 
+# linux/ptrace.h
+PTRACE_DETACH = 17
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+
+# linux/wait.h
+WALL = 0x40000000  # __WALL: threads of others as well
+
+# linux/kcmp.h
+KCMP_VM = 1
+
 # linux/capability.h
 CAP_SETGID = 6
 CAP_SETUID = 7
@@ -85,8 +96,9 @@ MADV_POPULATE_WRITE = 23
 
 _PADDED_SEMID_DS = ("x86_64",)
 _GENERIC = ("aarch64", "riscv64", "loongarch64")
-# The numbers of setresuid(2) and setresgid(2): asm/unistd_64.h of x86, asm-generic/unistd.h of the others.
+# The numbers of setresuid(2), setresgid(2) and kcmp(2): asm/unistd_64.h of x86, asm-generic/unistd.h of the others.
 _SETRESUID, _SETRESGID = (117, 119) if platform.machine() == "x86_64" else (147, 149)
+_KCMP = 312 if platform.machine() == "x86_64" else 272
 
 
 class ipc_perm(ctypes.Structure):
@@ -238,6 +250,8 @@ _libc.mincore.argtypes = (c_void_p, c_size_t, c_void_p)
 _libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 _libc.umount2.argtypes = (c_char_p, c_int)
 _libc.fstatfs.argtypes = (c_int, POINTER(_statfs))
+_libc.ptrace.restype = c_long
+_libc.ptrace.argtypes = (c_long, c_int, c_void_p, c_void_p)
 
 
 def _fail() -> OSError:
@@ -305,6 +319,16 @@ def set_effective_ids(uid: int, gid: int) -> None:
     keep = c_uint(0xFFFFFFFF)
     _check(_libc.syscall(c_long(_SETRESGID), keep, c_uint(gid), keep))
     _check(_libc.syscall(c_long(_SETRESUID), keep, c_uint(uid), keep))
+
+
+def ptrace(request: int, tid: int, data: int = 0) -> None:
+    """ptrace(2), of the requests above."""
+    _check(_libc.ptrace(request, tid, None, data))
+
+
+def kcmp(pid: int, other: int, kind: int) -> int:
+    """kcmp(2) of two processes: 0 where they share what kind says, else 1 or 2, an order among those that do not."""
+    return _check(_libc.syscall(c_long(_KCMP), c_int(pid), c_int(other), c_int(kind), c_ulong(0), c_ulong(0)))
 
 
 def prctl(option: int, value: int = 0) -> int:

@@ -22,6 +22,20 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Consistency:
+    """How it was made sure that a dump is of one moment.
+
+    how is "frozen": all users were stopped; "frozen-by-caller": so the caller said; "checked": no queue and no
+    semaphore set was used meanwhile, and every segment that somebody could have written was the same when it was read a
+    second time; or "inconsistent": it is not.
+    """
+
+    how: str
+    compared: int = 0  # how many segments were read twice
+    moved: tuple[str, ...] = ()  # what moved, a sentence for each
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The files of a set with their sizes and digests, what is in them, and where and when it was dumped."""
 
@@ -36,7 +50,7 @@ class Manifest:
     created: int  # seconds since the epoch
     tool: str
     digest_algorithm: str = digest.DEFAULT
-    consistency: str | None = None  # how it was made sure: "checked", "frozen-by-caller"; None: not known
+    consistency: Consistency | None = None  # None: not known
     selection: str | None = None  # which part of the namespace was dumped, as the command line says it; None for all
     variables_meant: bool = True  # are the settings part of it? They are there in any case
     version: int = VERSION
@@ -48,7 +62,7 @@ def of_this_machine(
     counts: Counts,
     selection: Selection,
     digest_algorithm: str,
-    consistency: str | None,
+    consistency: Consistency | None,
 ) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()

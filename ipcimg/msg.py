@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
 
 from . import libc, sysctl
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
-from .model import Message, MessageQueue, Permissions, QueueFacts
-from .owners import Owners
+from .model import Message, MessageQueue, QueueFacts
 from .reading import Reading, stat_any
 
 _SMALLEST_ROOM = 64  # bytes
@@ -31,38 +29,35 @@ def collect(undo: contextlib.ExitStack, reading: Reading) -> Generator[MessageQu
     """
     peeker = _Peeker(undo)
     for msqid in reading.ids("msg"):
-        stat = functools.partial(_stat, msqid, reading.owners)
-        before = reading.look(stat)
-        if before.qbytes >= 1 << 32:
-            raise ObjectError(f"{before.named}: its qbytes, {before.qbytes}, are more than an image can tell")
-        messages = peeker.messages(msqid, before.qnum, before.facts.cbytes)
-        yield MessageQueue(before.permissions, before.qbytes, before.qnum, messages, before.facts)
-        if stat() != before:
-            raise ChangedError(f"{before.named} changed while it was read")
+        ds = libc.msqid_ds()
+        try:
+            stat_any("msg", msqid, functools.partial(libc.msgctl, msqid, libc.MSG_STAT_ANY, ds))
+        except ChangedError as error:
+            reading.changed(error)
+            continue
+        permissions = reading.owners.inside("msg", ds.msg_perm, msqid)
+        if ds.msg_qbytes >= 1 << 32:
+            raise ObjectError(
+                f"{permissions.named('msg')}: its qbytes, {ds.msg_qbytes}, are more than an image can tell"
+            )
+        facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
+        qnum: int = ds.msg_qnum
+        messages: Iterable[Message] = peeker.messages(msqid, qnum, ds.msg_cbytes)
+        if reading.tolerant:
+            # How many there are is written before them, and is known only when they have been read.
+            messages = held = _as_far_as_they_go(messages, reading)
+            qnum = len(held)
+        yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    permissions: Permissions
-    qbytes: int
-    qnum: int
-    facts: QueueFacts
-
-    @property
-    def named(self) -> str:
-        return f"message queue {self.permissions.id}"
-
-    @property
-    def last_change(self) -> int:
-        return max(self.facts.stime, self.facts.rtime, self.facts.ctime)
-
-
-def _stat(msqid: int, owners: Owners) -> _Stat:
-    ds = libc.msqid_ds()
-    stat_any("msg", msqid, functools.partial(libc.msgctl, msqid, libc.MSG_STAT_ANY, ds))
-    permissions = owners.inside("msg", ds.msg_perm, msqid)
-    facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
-    return _Stat(permissions, ds.msg_qbytes, ds.msg_qnum, facts)
+def _as_far_as_they_go(messages: Iterable[Message], reading: Reading) -> list[Message]:
+    held: list[Message] = []
+    try:
+        for message in messages:
+            held.append(message)
+    except ChangedError as error:
+        reading.changed(error)
+    return held
 
 
 class _Peeker:

@@ -1,63 +1,151 @@
-"""Which objects of a namespace are read, how their owners are called, and whether they were left alone meanwhile.
+"""Whether what is read of a namespace is what it held at one moment.
 
-That an object was left alone, its times tell, to the second.
+That moment is the end of the reading. Queues and semaphore sets that were not used meanwhile hold what was read of
+them; that they were not used, their times tell, to the second. The kernel stamps each change with the current second.
+So once the second of the last change is over, it is enough that the times are still the same afterwards: whatever
+happened meanwhile would have moved them.
 
-The kernel stamps each change with the current second. So once the second of an object's last change
-is over, it is enough that its times are still the same after the reading: whatever happened meanwhile
-would have moved them.
+Nothing tells of what is written into a segment. One that nobody has attached cannot be written, and who attaches it
+leaves its process id. Those that are attached by somebody who was not stopped are read twice, the second time after
+everything was read once: what is the same both times was there at the moment in between (the double collect of the
+literature on atomic snapshots), unless it was changed and changed back.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
 
 from . import libc
-from .errors import ChangedError
-from .model import NAMES
+from .errors import ChangedError, InUseError
+from .listing import Row, Table
+from .model import NAMES, object_name
 from .owners import Owners
-from .selection import Name
+from .selection import Name, Selection
 
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; the module time has no name for it
-_TRIES = 3
+_WAITS = 3
+_TIMES = {"shm": (), "msg": ("stime", "rtime", "ctime"), "sem": ("otime", "ctime")}
+# What readers of a segment change, ourselves among them, and what the kernel does by itself.
+_TRACES = ("nattch", "lpid", "atime", "dtime", "rss", "swap")
 
 
-class Stat(Protocol):
-    """What the kernel tells of an object, contents aside."""
-
-    @property
-    def last_change(self) -> int:
-        """The latest of its times, seconds since the epoch."""
-
-    @property
-    def named(self) -> str:
-        """The object, for people."""
-
-
-_S = TypeVar("_S", bound=Stat)
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """How the objects of one namespace are read."""
+    """One reading of the namespace that the caller is in, from its first look at the objects to the last."""
 
-    objects: Sequence[Name]  # that are wanted
-    owners: Owners
-    frozen: bool = False  # has the caller stopped all users of the namespace?
+    def __init__(
+        self,
+        owners: Owners,
+        only: Selection,
+        *,
+        at_rest: bool = False,
+        stopped: Callable[[int], int] | None = None,
+        tolerant: bool = False,
+    ) -> None:
+        """Take the first look.
+
+        at_rest says that nobody who could use queues and sets is running. stopped tells how many
+        attachments of a segment are those of processes that do not run; None that all are. tolerant
+        says to note what moves, in place of raising. Otherwise, and unless at_rest, an object that
+        was used in the present second is waited for until that second is over. Raises InUseError,
+        ObjectError, and OSError.
+        """
+        self.owners, self.tolerant, self.stopped = owners, tolerant, stopped
+        self.moved: dict[str, None] = {}  # what moved, in sentences, each once
+        self.compared: set[int] = set()  # the segments that are read twice
+        self._only = only
+        self._again: list[Callable[[], None]] = []
+        self._before = self._look() if at_rest else self._settled()
+        self.objects = [name for table in self._before.values() for name in table.names()]
+        only.expect(self.objects)
 
     def ids(self, kind: str) -> Iterator[int]:
-        """Those of the wanted objects of a kind."""
-        return (object_id for of_kind, object_id, _ in self.objects if of_kind == kind)
+        """The wanted objects of a kind."""
+        return (
+            number for of_kind, number, key in self.objects if of_kind == kind and self._only.wants(kind, number, key)
+        )
 
-    def look(self, stat: Callable[[], _S]) -> _S:
-        """What stat() tells of an object.
+    def changed(self, error: ChangedError) -> None:
+        """To be told of what moved. Raises the error, or notes it."""
+        if not self.tolerant:
+            raise error
+        self.moved[str(error)] = None
 
-        If the object was used in the present second, that second is waited for. Raises ChangedError
-        for an object that is in use all the time, and what stat() raises.
-        """
-        return stat() if self.frozen else _settled(stat)
+    def compare_later(self, shmid: int, compare: Callable[[], None]) -> None:
+        """Have compare called when everything has been read; it reports by changed()."""
+        self.compared.add(shmid)
+        self._again.append(compare)
+
+    def finish(self) -> None:
+        """Take the last look: is everything as it was? Raises ChangedError, or notes what is not, and OSError."""
+        for compare in self._again:
+            compare()
+        after = self._look()
+        for kind, before in self._before.items():
+            if before.lines != after[kind].lines:
+                self._compare(before, after[kind])
+
+    def _look(self) -> dict[str, Table]:
+        return {kind: Table(kind) for kind in NAMES}
+
+    def _settled(self) -> dict[str, Table]:
+        """A look at everything, in a second that began after the last change."""
+        waits = 0
+        while True:
+            began, found = _now(), self._look()
+            latest, named = max((self._last_change(table) for table in found.values()), default=(0, ""))
+            if latest < began:
+                return found
+            if self.tolerant:
+                self.changed(ChangedError(f"{named} was in use when the namespace was looked at first"))
+                return found
+            if latest > _now() + 1:
+                raise InUseError(
+                    f"{named} was changed at a time that is yet to come, so nobody can tell whether it changes now; "
+                    "stop its users and say --frozen-by-caller"
+                )
+            waits += 1
+            if waits > _WAITS:
+                raise InUseError(f"{named} is in use all the time; stop its users, or say --freeze")
+            while _now() <= latest:
+                time.sleep(0.005)
+
+    def _last_change(self, table: Table) -> tuple[int, str]:
+        """The latest time of all wanted objects, and whose it is."""
+        times = _TIMES[table.kind]
+        if not times:
+            return 0, ""
+        found = ((max(row[time] for time in times), name) for name, row in self._wanted(table))
+        latest, (kind, object_id, key) = max(found, default=(0, (table.kind, 0, 0)))
+        return latest, object_name(kind, object_id, key)
+
+    def _wanted(self, table: Table) -> Iterator[tuple[Name, Row]]:
+        for name, row in zip(table.names(), table.rows(), strict=True):
+            if self._only.wants(*name):
+                yield name, row
+
+    def _compare(self, before: Table, after: Table) -> None:
+        was, now = dict(self._wanted(before)), dict(self._wanted(after))
+        for name in {**was, **now}:
+            if name not in now or name not in was:
+                what = "came" if name in now else "went"
+                self.changed(ChangedError(f"{object_name(*name)} {what} while the namespace was read"))
+                continue
+            moved = [column for column in was[name] if was[name][column] != now[name][column]]
+            if before.kind == "shm":
+                moved = self._moved_of_segment(name[1], moved, now[name])
+            if moved:
+                words = ", ".join(f"{column} was {was[name][column]} and is {now[name][column]}" for column in moved)
+                self.changed(ChangedError(f"{object_name(*name)} changed while the namespace was read: {words}"))
+
+    def _moved_of_segment(self, shmid: int, moved: list[str], now: Row) -> list[str]:
+        """Those of its columns that show that somebody else was there."""
+        told = [column for column in moved if column not in _TRACES]
+        if shmid in self.compared:
+            return told
+        # Whoever attaches or detaches a segment leaves its process id.
+        return told + [c for c in ("nattch", "lpid") if c in moved and (c != "lpid" or now["lpid"] != os.getpid())]
 
 
 def stat_any(kind: str, object_id: int, stat: Callable[[], int]) -> None:
@@ -74,25 +162,7 @@ def stat_any(kind: str, object_id: int, stat: Callable[[], int]) -> None:
 
 def vanished(kind: str, object_id: int) -> ChangedError:
     """The error for an object that was there and is not any more."""
-    return ChangedError(f"{NAMES[kind]} {object_id} vanished while the namespace was read")
-
-
-def _settled(stat: Callable[[], _S]) -> _S:
-    tries = 0
-    while True:
-        found = stat()
-        if found.last_change < _now():
-            return found
-        tries += 1
-        if tries > _TRIES:
-            raise ChangedError(f"{found.named} is in use all the time; stop its users")
-        if found.last_change > _now() + 1:
-            raise ChangedError(
-                f"{found.named} was changed at a time that is yet to come, so nobody can tell whether it changes now; "
-                "stop its users and say --frozen-by-caller"
-            )
-        while _now() <= found.last_change:
-            time.sleep(0.005)
+    return ChangedError(f"{NAMES[kind]} {object_id} went while the namespace was read")
 
 
 def _now() -> int:

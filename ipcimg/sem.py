@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator
-from dataclasses import dataclass
 
 from . import libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
-from .model import Permissions, SemaphoreFacts, SemaphoreSet
-from .owners import Owners
+from .model import SemaphoreFacts, SemaphoreSet
 from .reading import Reading, stat_any, vanished
 
 
@@ -20,41 +18,26 @@ def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
     Raises ObjectError, ChangedError.
     """
     for semid in reading.ids("sem"):
-        stat = functools.partial(_stat, semid, reading.owners)
-        before = reading.look(stat)
         try:
-            values = libc.semctl_getall(semid, before.nsems)
-            sempid = tuple([libc.semctl_getpid(semid, n) for n in range(before.nsems)])
-        except OSError as error:
-            if error.errno in libc.GONE:
-                raise vanished("sem", semid) from error
-            raise ObjectError(f"{before.named}: reading its values: {explain(error)}") from error
-        if stat() != before:
-            raise ChangedError(f"{before.named} changed while it was read")
-        yield SemaphoreSet(before.permissions, values, SemaphoreFacts(before.otime, before.ctime, sempid))
+            found = _read(semid, reading)
+        except ChangedError as error:
+            reading.changed(error)
+            continue
+        yield found
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    permissions: Permissions
-    nsems: int
-    otime: int
-    ctime: int
-
-    @property
-    def named(self) -> str:
-        return f"semaphore set {self.permissions.id}"
-
-    @property
-    def last_change(self) -> int:
-        return max(self.otime, self.ctime)
-
-
-def _stat(semid: int, owners: Owners) -> _Stat:
+def _read(semid: int, reading: Reading) -> SemaphoreSet:
     ds = libc.semid_ds()
     stat_any("sem", semid, functools.partial(libc.semctl, semid, libc.SEM_STAT_ANY, ds))
-    permissions = owners.inside("sem", ds.sem_perm, semid)
-    return _Stat(permissions, ds.sem_nsems, ds.sem_otime, ds.sem_ctime)
+    permissions = reading.owners.inside("sem", ds.sem_perm, semid)
+    try:
+        values = libc.semctl_getall(semid, ds.sem_nsems)
+        sempid = tuple([libc.semctl_getpid(semid, n) for n in range(ds.sem_nsems)])
+    except OSError as error:
+        if error.errno in libc.GONE:
+            raise vanished("sem", semid) from error
+        raise ObjectError(f"{permissions.named('sem')}: reading its values: {explain(error)}") from error
+    return SemaphoreSet(permissions, values, SemaphoreFacts(ds.sem_otime, ds.sem_ctime, sempid))
 
 
 def restore(semaphores: SemaphoreSet, creator: Creator) -> None:

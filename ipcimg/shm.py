@@ -15,11 +15,11 @@ import errno
 import functools
 import mmap
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from . import libc
+from . import digest, libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import PIECE, SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
@@ -55,6 +55,47 @@ class MappedExtent:
             libc.madvise(address, len(view), libc.MADV_DONTNEED)
 
 
+class _Watched:
+    """The extents of a segment that may be written meanwhile, with a digest of what is read of them, in that order."""
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self._extents, self.digest = extents, digest.ALGORITHMS[digest.DEFAULT]()
+
+    def __iter__(self) -> Iterator[Extent]:
+        for extent in self._extents:
+            self.digest.update(b"%d %d " % (extent.offset, extent.length))
+            yield _WatchedExtent(extent, extent.offset, extent.length, self.digest)
+
+    def read_all(self) -> bytes:
+        """Read everything for its digest alone."""
+        block = memoryview(bytearray(PIECE))
+        for extent in self:
+            for start in range(0, extent.length, PIECE):
+                extent.read_into(block[: min(PIECE, extent.length - start)], start)
+        return self.digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedExtent:
+    inside: Extent
+    offset: int
+    length: int
+    digest: digest.Digest
+
+    def write_to(self, file: BinaryIO) -> None:
+        """See model.Extent. What is digested is a copy, and what is written is the same one."""
+        block = memoryview(bytearray(min(PIECE, self.length)))
+        for start in range(0, self.length, PIECE):
+            view = block[: min(PIECE, self.length - start)]
+            self.read_into(view, start)
+            file.write(view)
+
+    def read_into(self, view: memoryview, start: int = 0) -> None:
+        """See model.Extent."""
+        self.inside.read_into(view, start)
+        self.digest.update(view)
+
+
 def _windows(address: int, length: int, droppable: bool, populate: int) -> Iterator[tuple[int, memoryview]]:
     for start in range(0, length, _WINDOW):
         size = min(_WINDOW, length - start)
@@ -70,29 +111,66 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
 
     The caller closes the iterator before it lets go of shm_rmid_forced. Raises ObjectError, ChangedError.
     """
-    ds = libc.shmid_ds()
     for shmid in reading.ids("shm"):
-        stat_any("shm", shmid, functools.partial(libc.shmctl, shmid, libc.SHM_STAT_ANY, ds))
-        size, permissions = ds.shm_segsz, reading.owners.inside("shm", ds.shm_perm, shmid)
+        ds = libc.shmid_ds()
+        try:
+            stat_any("shm", shmid, functools.partial(libc.shmctl, shmid, libc.SHM_STAT_ANY, ds))
+            permissions = reading.owners.inside("shm", ds.shm_perm, shmid)
+            address = _attach(shmid)
+        except ChangedError as error:
+            reading.changed(error)
+            continue
         facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
         try:
-            address = libc.shmat(shmid, libc.SHM_RDONLY)
-        except OSError as error:
-            if error.errno in libc.GONE:
-                raise vanished("shm", shmid) from error
-            raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
-        try:
-            with _Mapping(address, size) as mapping:
-                yield SharedMemory(permissions, size, mapping, mapping.hugetlb_flag, facts)
+            with _Mapping(address, ds.shm_segsz, reading) as mapping:
+                extents: Iterable[Extent] = mapping
+                if _may_be_written(shmid, ds, reading):
+                    extents = watched = _Watched(mapping)
+                    again = functools.partial(_compare, shmid, ds.shm_segsz, watched, reading)
+                    reading.compare_later(shmid, again)
+                yield SharedMemory(permissions, ds.shm_segsz, extents, mapping.hugetlb_flag, facts)
         finally:
             libc.shmdt(address)
+
+
+def _attach(shmid: int) -> int:
+    try:
+        return libc.shmat(shmid, libc.SHM_RDONLY)
+    except OSError as error:
+        if error.errno in libc.GONE:
+            raise vanished("shm", shmid) from error
+        raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
+
+
+def _may_be_written(shmid: int, before: libc.shmid_ds, reading: Reading) -> bool:
+    """Is a segment, attached by ourselves since before, also attached by a process that may be running?"""
+    if reading.stopped is None:
+        return False
+    now = libc.shmid_ds()
+    stat_any("shm", shmid, functools.partial(libc.shmctl, shmid, libc.SHM_STAT_ANY, now))
+    ours_alone = (now.shm_nattch, now.shm_lpid) == (before.shm_nattch + 1, os.getpid())
+    return before.shm_nattch > reading.stopped(shmid) or not ours_alone
+
+
+def _compare(shmid: int, size: int, first: _Watched, reading: Reading) -> None:
+    try:
+        address = _attach(shmid)
+    except ChangedError as error:
+        reading.changed(error)
+        return
+    try:
+        with _Mapping(address, size, reading) as mapping:
+            if _Watched(mapping).read_all() != first.digest.digest():
+                reading.changed(ChangedError(f"shared memory segment {shmid} was written while the namespace was read"))
+    finally:
+        libc.shmdt(address)
 
 
 class _Mapping:
     """An attached segment; iterating it gives its extents."""
 
-    def __init__(self, address: int, size: int) -> None:
-        self._address, self._size = address, size
+    def __init__(self, address: int, size: int, reading: Reading) -> None:
+        self._address, self._size, self._reading = address, size, reading
         self._fd: int | None = None
         self._huge_page = 0  # bytes; 0 for a segment of ordinary pages
 
@@ -163,7 +241,9 @@ class _Mapping:
         if start is not None:
             yield self._extent(start * _PAGE, pages * _PAGE)
         if _info().shm_swp:
-            raise ChangedError("a shared memory segment was swapped out while its pages were looked for")
+            self._reading.changed(
+                ChangedError("a shared memory segment was swapped out while its pages were looked for")
+            )
 
     def _not_zero(self) -> Iterator[Extent]:
         """By looking at the content: for huge pages, of which the kernel does not tell the holes."""

@@ -20,7 +20,7 @@ from . import codec, describe, imageset, model
 from .directory import KINDS, ImageDirectory, kind_name, manifest_name, pagemap_name
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
-from .manifest import Manifest
+from .manifest import Consistency, Manifest
 
 _BLOCK = 4096  # rows that are aligned to each other
 
@@ -250,9 +250,16 @@ def _variables_text(variables: Iterable[model.Variables], view: View) -> Iterato
 
 
 _CONSISTENCY = {
-    "checked": "no queue and no semaphore set was used while it was read; segments: not known",
-    "frozen-by-caller": "by the caller's word, who had stopped all users",
+    "frozen": "of one moment: all users were stopped",
+    "frozen-by-caller": "of one moment by the caller's word, who had stopped all users",
+    "checked": "of one moment: nothing was used while it was read",
+    "inconsistent": "NOT of one moment",
 }
+
+
+def _consistency(found: Consistency) -> str:
+    words = _CONSISTENCY.get(found.how, describe.printable(found.how))
+    return words + (f"; {found.compared} segments in use were read twice" if found.compared else "")
 
 
 def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
@@ -265,7 +272,9 @@ def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
             f"{describe.printable(one.machine)}: {len(one.files)} files, {stored}\n"
         )
         if one.consistency is not None:
-            yield f"consistency: {_CONSISTENCY.get(one.consistency, describe.printable(one.consistency))}\n"
+            yield f"consistency: {_consistency(one.consistency)}\n"
+            for moved in one.consistency.moved:
+                yield f"    {describe.printable(moved)}\n"
         if one.selection is not None:
             yield f"a part of its namespace: {describe.printable(one.selection)}\n"
 

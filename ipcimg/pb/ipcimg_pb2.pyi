@@ -68,7 +68,7 @@ class manifest_file(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class manifest_entry(_message.Message):
-    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "digest_algorithm", "consistency", "selection", "variables_meant")
+    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "digest_algorithm", "consistency", "compared", "moved", "selection", "variables_meant")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,8 @@ class manifest_entry(_message.Message):
     FILES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_MEANT_FIELD_NUMBER: _ClassVar[int]
     version: int
@@ -101,9 +103,11 @@ class manifest_entry(_message.Message):
     files: _containers.RepeatedCompositeFieldContainer[manifest_file]
     digest_algorithm: str
     consistency: str
+    compared: int
+    moved: _containers.RepeatedScalarFieldContainer[str]
     selection: str
     variables_meant: bool
-    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., digest_algorithm: _Optional[str] = ..., consistency: _Optional[str] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., digest_algorithm: _Optional[str] = ..., consistency: _Optional[str] = ..., compared: _Optional[int] = ..., moved: _Optional[_Iterable[str]] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...
 
 class manifest_seal(_message.Message):
     __slots__ = ("digest",)

@@ -188,7 +188,7 @@ def test_library(source: Namespace, tmp_path: Path) -> None:
     source.do(fill)
     here = os.stat("/proc/self/ns/ipc").st_ino
     with library.of_process(source.pid) as ns:
-        counts = library.dump(tmp_path / "d", ns)
+        counts = library.dump(tmp_path / "d", ns).counts
     assert (counts.queues, counts.semaphore_sets, counts.segments) == (4, 3, 6)
     with library.new() as made:
         restored = library.restore(tmp_path / "d", made)

@@ -1,0 +1,329 @@
+"""Stopping every process of an IPC namespace, and letting them go, whatever happens.
+
+A process of its own, the freezer, stops them: by the freezer of cgroup v2 where a cgroup holds processes of the
+namespace alone, otherwise by ptrace(2). It lets them go on our word and on our end. Should it be killed itself, the
+kernel lets go of what it traced, and we thaw its cgroups.
+
+All threads of a process are stopped where one of them is in the namespace: they share its memory. New processes and
+threads are looked for until there are none.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import functools
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from . import libc
+from .companion import Companion, ours
+from .errors import ChangedError, NamespaceError, explain
+from .interrupts import deferred
+from .namespace import IpcNamespace
+
+_PATIENCE = 2.0  # seconds to stop a process
+_TRIES = 3  # a parent in vfork(2) does not stop before its child goes on
+_BETWEEN = 0.05  # seconds between two tries
+_PAUSE = 0.0005  # seconds between two looks
+_PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the process id namespace the machine booted with
+_GONE = (FileNotFoundError, ProcessLookupError)
+_DEAD = ("Z", "X")
+_SEGMENT = re.compile(rb" ([0-9]+) +/SYSV[0-9a-f]{8}(?: \(deleted\))?$", re.M)
+
+Task = tuple[int, int]  # process, thread
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The processes of a namespace, which are stopped."""
+
+    freezer: int  # process id
+    sees_all: bool  # no process is hidden from us; otherwise one may be in the namespace, and is not stopped
+    _inode: int
+    _tasks: frozenset[Task]
+    _attachments: Mapping[int, int]
+
+    def attachments(self, shmid: int) -> int:
+        """How many attachments of a segment are those of stopped processes."""
+        return self._attachments.get(shmid, 0)
+
+    def moved(self) -> ChangedError | None:
+        """None where just these processes are there, and stopped, else what moved. Raises OSError."""
+        try:
+            found, _ = _all_stopped(self._inode, self.freezer)
+        except ChangedError as error:
+            return error
+        if found == self._tasks:
+            return None
+        pid = min(found ^ self._tasks)[0]
+        return ChangedError(f"process {pid} {'came' if pid in dict(found) else 'ended'} while the namespace was read")
+
+
+@contextlib.contextmanager
+def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
+    """Have every process of the namespace stopped inside the with block, ourselves excepted.
+
+    Raises NamespaceError where one does not stop, is traced by somebody else, or may not be looked at.
+    """
+    if namespace.is_initial:
+        raise NamespaceError("to freeze the machine's own IPC namespace would stop the machine")
+    if os.readlink("/proc/self") != str(os.getpid()):
+        raise NamespaceError("freezing takes the /proc of the own process id namespace")
+    # What the freezer writes here before it freezes a cgroup we know, should it be killed.
+    notes = os.memfd_create("ipcimg-cgroups")
+    freezer: Companion | None = None
+    try:
+        try:
+            with deferred():
+                freezer = Companion(functools.partial(_freeze, namespace.inode, ours(), notes), _thaw)
+            tasks, sees_all = _all_stopped(namespace.inode, freezer.pid)
+            attachments = _attachments({pid for pid, _ in tasks})
+        except OSError as error:
+            raise NamespaceError(f"freezing {namespace.described}: {explain(error)}") from error
+        yield Frozen(freezer.pid, sees_all, namespace.inode, tasks, attachments)
+    finally:
+        with deferred():
+            if freezer is not None:
+                freezer.close()
+            _thaw_noted(notes)
+            os.close(notes)
+
+
+# ---- who is there --------------------------------------------------------------------------
+
+
+def _users(inode: int, excepted: frozenset[int]) -> tuple[dict[int, list[int]], bool]:
+    """Each process that has a thread in the IPC namespace, with all its threads; and whether all processes told."""
+    found, all_told = {}, True
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if pid not in excepted:
+            try:
+                threads = list(map(int, os.listdir(f"/proc/{pid}/task")))
+                if any(_is_in(inode, pid, tid) for tid in threads):
+                    found[pid] = threads
+            except PermissionError:
+                all_told = False
+            except _GONE:
+                pass
+    return found, all_told
+
+
+def _is_in(inode: int, pid: int, tid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}/task/{tid}/ns/ipc").st_ino == inode
+    except _GONE:  # it has ended, and may wait to be buried
+        return False
+
+
+def _status(pid: int, tid: int, *names: str) -> list[str]:
+    with open(f"/proc/{pid}/task/{tid}/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return [lines[name].split()[0] for name in names]
+
+
+def _all_stopped(inode: int, freezer: int) -> tuple[frozenset[Task], bool]:
+    """The threads of all processes that use the namespace, and whether there may be others that cannot be seen.
+
+    Raises ChangedError where one of them is not stopped.
+    """
+    hierarchy, found = _hierarchy(), set()
+    users, all_told = _users(inode, ours())
+    for pid, threads in users.items():
+        for tid in threads:
+            with contextlib.suppress(*_GONE):
+                state, tracer = _status(pid, tid, "State", "TracerPid")
+                if state in _DEAD:
+                    continue
+                if (state, tracer) != ("t", str(freezer)) and not _is_frozen(_cgroup(hierarchy, pid, tid)):
+                    raise ChangedError(f"process {pid} is in the namespace and was not stopped")
+                found.add((pid, tid))
+    # Processes of other process id namespaces, the ones below ours excepted, are not in our /proc.
+    sees_all = all_told and os.stat("/proc/self/ns/pid").st_ino == _PID_INIT_INO
+    return frozenset(found), sees_all
+
+
+def _attachments(pids: set[int]) -> Mapping[int, int]:
+    """How often each segment is attached by these processes, by id. A memory that several of them share counts once."""
+    found: collections.Counter[int] = collections.Counter()
+    having: list[int] = []
+    for pid in sorted(pids):
+        with contextlib.suppress(*_GONE), open(f"/proc/{pid}/maps", "rb") as maps:
+            segments = _SEGMENT.findall(maps.read())
+            if segments and all(libc.kcmp(pid, other, libc.KCMP_VM) for other in having):
+                having.append(pid)
+                found.update(map(int, segments))
+    return found
+
+
+# ---- cgroups -------------------------------------------------------------------------------
+
+
+def _hierarchy() -> str | None:
+    """Where the whole hierarchy of cgroup v2 is mounted."""
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            mount, _, filesystem = line.partition(" - ")
+            if filesystem.startswith("cgroup2 ") and mount.split()[3] == "/":
+                return mount.split()[4]
+    return None
+
+
+def _cgroup(hierarchy: str | None, pid: int, tid: int) -> str | None:
+    """The directory of a thread's cgroup; None for the root, which cannot be frozen, and for what cannot be seen."""
+    with open(f"/proc/{pid}/task/{tid}/cgroup") as file:
+        path = next((line[3:-1] for line in file if line.startswith("0::")), "/")
+    return None if hierarchy is None or path == "/" or path.startswith("/..") else hierarchy + path
+
+
+def _is_frozen(cgroup: str | None) -> bool:
+    if cgroup is None:
+        return False
+    try:
+        with open(f"{cgroup}/cgroup.events") as file:
+            return "frozen 1\n" in file.readlines()
+    except FileNotFoundError:
+        return False
+
+
+def _of_their_own(hierarchy: str | None, users: Mapping[int, list[int]]) -> Iterator[str]:
+    """The cgroups that can be frozen and have none but these processes in them and below."""
+    cgroups = set()
+    for pid, threads in users.items():
+        with contextlib.suppress(*_GONE):
+            cgroups |= {_cgroup(hierarchy, pid, tid) for tid in threads}
+    for cgroup in sorted(filter(None, cgroups)):
+        with contextlib.suppress(OSError):  # it goes, is threaded, or not for us: ptrace(2) will do
+            if not _is_frozen(cgroup) and _members(cgroup) <= users.keys():
+                os.close(os.open(f"{cgroup}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC))
+                yield cgroup
+
+
+def _members(cgroup: str) -> set[int]:
+    members = set()
+    for path, _, _ in os.walk(cgroup):
+        with open(f"{path}/cgroup.procs") as file:
+            members |= set(map(int, file))
+    return members
+
+
+def _set_frozen(directory: str, frozen: bool) -> None:
+    with open(f"{directory}/cgroup.freeze", "w") as file:
+        file.write("1" if frozen else "0")
+
+
+def _thaw_noted(notes: int) -> None:
+    """Thaw what a freezer that is dead has noted and not thawed. Raises OSError."""
+    for directory in os.pread(notes, os.fstat(notes).st_size, 0).decode().split("\0")[:-1]:
+        with contextlib.suppress(FileNotFoundError):
+            _set_frozen(directory, False)
+
+
+# ---- the freezer's work --------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Stopped:
+    """What the freezer has stopped."""
+
+    traced: dict[int, int] = field(default_factory=dict)  # thread → the signal that it was about to take, or 0
+    seized: dict[int, int] = field(default_factory=dict)  # threads that have not stopped yet → their processes
+    cgroups: list[str] = field(default_factory=list)
+
+
+def _freeze(inode: int, excepted: frozenset[int], notes: int) -> _Stopped:
+    """Stop all processes of the namespace. Raises OSError, when all are let go again."""
+    tries = 1
+    while True:
+        stopped = _Stopped()
+        try:
+            _stop_all(inode, excepted | {os.getpid()}, notes, stopped)
+            return stopped
+        except BaseException as error:
+            _thaw(stopped, b"")
+            if not isinstance(error, TimeoutError) or tries == _TRIES:
+                raise
+        tries += 1
+        time.sleep(_BETWEEN)
+
+
+def _stop_all(inode: int, excepted: frozenset[int], notes: int, stopped: _Stopped) -> None:
+    hierarchy, until = _hierarchy(), time.monotonic() + _PATIENCE
+    tracers = {int(_status(pid, pid, "TracerPid")[0]) for pid in excepted}
+    new = True
+    while new:
+        if time.monotonic() > until:
+            raise TimeoutError(errno.ETIMEDOUT, "new processes and threads come all the time")
+        users, _ = _users(inode, excepted)
+        if traced_by := users.keys() & tracers:
+            raise OSError(errno.EBUSY, f"process {min(traced_by)} would be stopped, and traces ipcimg")
+        for directory in _of_their_own(hierarchy, users):
+            stopped.cgroups.append(directory)
+            os.write(notes, directory.encode() + b"\0")
+            _set_frozen(directory, True)
+        for directory in stopped.cgroups:
+            while not _is_frozen(directory):
+                _wait(until, f"the cgroup {directory} does not freeze")
+        new = False
+        for pid, threads in users.items():
+            for tid in threads:
+                with contextlib.suppress(*_GONE):
+                    new |= tid not in stopped.traced and _seize(hierarchy, pid, tid, stopped)
+        while stopped.seized:
+            for tid in list(filter(functools.partial(_has_stopped, stopped=stopped), stopped.seized)):
+                del stopped.seized[tid]
+            if stopped.seized:
+                _wait(until, f"process {next(iter(stopped.seized.values()))} does not stop")
+
+
+def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool:
+    """Have a thread stop soon. False where it is dead, or frozen already."""
+    state, tracer = _status(pid, tid, "State", "TracerPid")
+    if state in _DEAD or _is_frozen(_cgroup(hierarchy, pid, tid)):
+        return False
+    # By execve(2), a thread that was seized becomes the one with the number of its process.
+    if tracer != str(os.getpid()):
+        if tracer != "0":
+            raise OSError(errno.EBUSY, f"process {pid} is traced by process {tracer}")
+        try:
+            libc.ptrace(libc.PTRACE_SEIZE, tid)
+        except PermissionError as error:
+            if _status(pid, tid, "State")[0] in _DEAD:
+                return False
+            raise OSError(errno.EPERM, f"process {pid} may not be traced") from error
+    stopped.seized[tid] = pid
+    libc.ptrace(libc.PTRACE_INTERRUPT, tid)
+    return True
+
+
+def _has_stopped(tid: int, stopped: _Stopped) -> bool:
+    """Has a thread stopped, or ended?"""
+    try:
+        found, status = os.waitpid(tid, libc.WALL | os.WNOHANG)
+    except ChildProcessError:  # it has another number by now
+        return True
+    if found == tid and os.WIFSTOPPED(status):
+        # Without an event it is about to take a signal, which is given back to it when it is let go.
+        stopped.traced[tid] = 0 if status >> 16 else os.WSTOPSIG(status)
+    return found == tid
+
+
+def _wait(until: float, otherwise: str) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError(errno.ETIMEDOUT, otherwise)
+    time.sleep(_PAUSE)
+
+
+def _thaw(stopped: _Stopped, word: bytes) -> None:
+    """Let everybody go. Raises OSError for a cgroup that could not be thawed, when everybody else is let go."""
+    del word
+    with contextlib.ExitStack() as all_of_them:
+        for tid, signal in stopped.traced.items():
+            with contextlib.suppress(ProcessLookupError):  # somebody has killed it
+                libc.ptrace(libc.PTRACE_DETACH, tid, signal)
+        for directory in stopped.cgroups:
+            all_of_them.callback(_set_frozen, directory, False)
