@@ -45,6 +45,7 @@ __all__ = [
     "ObjectError",
     "Permissions",
     "QueueFacts",
+    "Recovered",
     "Restored",
     "SegmentFacts",
     "Selection",
@@ -58,6 +59,7 @@ __all__ = [
     "new",
     "of_process",
     "own",
+    "recover",
     "restore",
     "save",
 ]
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
         Variables,
     )
     from .namespace import IpcNamespace, at_path, new, of_process, own
+    from .recover import Recovered, recover
     from .restore import Restored, restore
     from .selection import Selection
 
@@ -100,7 +103,7 @@ class _Package(ModuleType):
     """Keeps the import of the submodules dump and restore from hiding the functions of these names."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in ("dump", "restore") and isinstance(value, ModuleType):
+        if name in ("dump", "recover", "restore") and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
 
@@ -113,7 +116,17 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        for module in ("errors", "model", "selection", "manifest", "imageset", "namespace", "dump", "restore"):
+        for module in (
+            "errors",
+            "model",
+            "selection",
+            "manifest",
+            "imageset",
+            "namespace",
+            "dump",
+            "restore",
+            "recover",
+        ):
             found = vars(import_module(f"{__name__}.{module}")).get(name)
             if found is not None:
                 globals()[name] = found

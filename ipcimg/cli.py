@@ -132,6 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     diff.add_argument("--json", action="store_true", help="print the differences as one JSON object")
     diff.set_defaults(run=_diff, trouble=WRONG)  # as diff(1) has it: 1 is for differences
 
+    recover = commands.add_parser(
+        "recover",
+        help="undo a restore that was killed; complete or remove what a killed dump left",
+        allow_abbrev=False,
+        description="Undo a restore into a namespace whose process was killed. With -D, look at an image directory "
+        "instead, unless a namespace is named as well: a set that a killed dump had written whole is put in its place, "
+        "anything less is removed.",
+    )
+    _add_namespace(recover, "namespace to recover")
+    recover.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory to recover")
+    recover.set_defaults(run=_recover)
+
     check = commands.add_parser(
         "check",
         help="can this kernel, with these rights, do it",
@@ -452,6 +464,29 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         )
         print(f"set {images.ns_id}: {_counts(counts)}: {how}")
     return status
+
+
+def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from . import directory
+    from .recover import recover
+
+    if options.images_dir is not None:
+        settled = directory.recover(directory.ImageDirectory(options.images_dir))
+        for ns_id, complete in settled.items():
+            what = "is complete" if complete else "was not, and what there was of it is gone"
+            _report(parser, f"image directory {options.images_dir}: set {ns_id} {what}")
+        if not settled:
+            _report(parser, f"image directory {options.images_dir}: nothing to recover")
+        if options.tree is None and options.ipc_ns is None:
+            return DONE
+    with _namespace(options) as target:
+        target.enter()
+        found = recover(target)
+        if found is None:
+            _report(parser, f"{target.described}: nothing to recover")
+        else:
+            _report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.described}")
+    return DONE
 
 
 def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

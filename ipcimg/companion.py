@@ -63,10 +63,18 @@ class Companion:
 
     def release(self, word: bytes) -> None:
         """Tell it our word, not empty, and let it go. Raises OSError, BrokenPipeError if it is gone."""
-        _companions.discard(self.pid)
         os.write(self._tell, word)
+        _companions.discard(self.pid)
         os.close(self._tell)
         os.close(self._hear)
+
+    def end(self) -> None:
+        """End it, whether it has had our word or not."""
+        if self.pid in _companions:
+            self.close()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def close(self) -> None:
         """End without a word, and wait until it has ended."""

@@ -8,19 +8,22 @@ beyond the last index, to where an object has the id of another one and cannot b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from . import libc
+from . import kinds, libc
 from .credentials import acting_as
-from .errors import KernelError, ObjectError, explain
+from .errors import ObjectError, explain
 from .interrupts import deferred
+from .journal import Journal
 from .model import NAMES, Object, Permissions
 from .owners import Owners
-from .preset import REMOVE, Preset, try_room
+from .preset import Preset
 
 KEY_TAKEN = "there is another object with that key in the namespace"
 _WHY = {
@@ -31,22 +34,6 @@ _WHY = {
 }
 _PATIENCE = 2.0  # seconds, for each object
 _INDEX_BITS = 15  # of an id, at least: the index; the sequence number is above it
-# By kind: the id of the object that is at an id's index, or EINVAL.
-_AT: dict[str, Callable[[int], int]] = {
-    "shm": lambda shmid: libc.shmctl(shmid, libc.SHM_STAT_ANY),
-    "msg": lambda msqid: libc.msgctl(msqid, libc.MSG_STAT_ANY),
-    "sem": lambda semid: libc.semctl(semid, libc.SEM_STAT_ANY),
-}
-
-
-def at_index(kind: str, object_id: int) -> int | None:
-    """The id of the object that is at the index of an id; None where none is. Raises OSError."""
-    try:
-        return _AT[kind](object_id)
-    except OSError as error:
-        if error.errno in libc.GONE:
-            return None
-        raise
 
 
 def taken(named: str, kind: str, other: int) -> str:
@@ -56,26 +43,14 @@ def taken(named: str, kind: str, other: int) -> str:
 
 @dataclass(slots=True)
 class Making:
-    """How objects are made in one namespace, and which were."""
+    """How objects are made in one namespace, and which got other ids."""
 
     owners: Owners
+    journal: Journal  # in which every object is noted
     creators: bool  # do they get their creators? Otherwise whoever makes them is the creator
     tight: bool = False  # are there limits that could not be raised?
     free_ids: bool = False  # may an object get another id where its own is taken?
     new_ids: dict[tuple[str, int], int] = field(default_factory=dict)  # of those that did: kind and id → id
-    made: list[Callable[[], object]] = field(default_factory=list)  # for each object the call that removes it
-
-    def unmake(self) -> None:
-        """Remove the objects that were made, the last first. Raises KernelError where one stays."""
-        left: list[OSError] = []
-        while self.made:
-            try:
-                self.made.pop()()
-            except OSError as error:
-                if error.errno not in libc.GONE:  # somebody else has removed it
-                    left.append(error)
-        if left:
-            raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
 
 
 _O = TypeVar("_O", bound=Object)
@@ -135,46 +110,53 @@ class Creator:
                 self._expect_free(wanted)
                 with deferred():
                     if self._making.tight:
-                        try_room(self._kind)
+                        kinds.try_room(self._kind)
                     self._preset.arm(wanted.id)
                     return self._get(wanted, get)
             except _Taken:
-                if self._making.free_ids or time.monotonic() > until:
+                if (self._making.free_ids and not self._any_id) or time.monotonic() > until:
                     raise
 
     def _new(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        """Make an object under any id."""
-        with deferred():
-            given = self._get(wanted, get)
-            self._making.new_ids[self._kind, wanted.id] = given
+        """Make an object under any id: one that the kernel would give."""
+        given = self._wanted(dataclasses.replace(wanted, id=kinds.try_room(self._kind)), get)
+        self._making.new_ids[self._kind, wanted.id] = given
         return given
 
     def _expect_free(self, wanted: Permissions) -> None:
-        other = at_index(self._kind, wanted.id)
+        other = kinds.at_index(self._kind, wanted.id)
         if other is not None:
-            raise _Taken(taken(wanted.named(self._kind), self._kind, other))
+            raise _Taken(taken(wanted.named(self._kind), self._kind, other[0]))
 
     def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        with self._creator(wanted):
-            given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+        journal, creator = self._making.journal, self._creator(wanted)
+        journal.intend(self._kind, wanted.id, wanted.key, creator)
+        with acting_as(*creator):
+            try:
+                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+            except BaseException:
+                journal.withdraw()
+                raise
+            journal.made(given)
             self._preset.taken()
-            if given != wanted.id and not self._any_id:
+            if given != wanted.id:
                 raise self._not_wanted(wanted, given)
-            self._making.made.append(lambda: REMOVE[self._kind](given))
         return given
 
     def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
         """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""
         meanwhile = f"{wanted.named(self._kind)}: that id was taken meanwhile, and the kernel gave {given}"
         beyond_the_last_index = given >> _INDEX_BITS == (wanted.id >> _INDEX_BITS) + 1
-        if beyond_the_last_index and at_index(self._kind, (1 << _INDEX_BITS) - 1) is not None:
+        if beyond_the_last_index and kinds.at_index(self._kind, (1 << _INDEX_BITS) - 1) is not None:
+            self._making.journal.withdraw()
             return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
-        REMOVE[self._kind](given)
+        kinds.remove(self._kind, given)
+        self._making.journal.withdraw()
         return _Taken(meanwhile)
 
-    def _creator(self, wanted: Permissions) -> contextlib.AbstractContextManager[None]:
+    def _creator(self, wanted: Permissions) -> tuple[int, int]:
         here = self._making.owners.here(wanted)
         uid, gid = here["cuid"], here["cgid"]
         if not self._making.creators or uid is None or gid is None:
-            return contextlib.nullcontext()
-        return acting_as(uid, gid)
+            return os.geteuid(), os.getegid()
+        return uid, gid

@@ -80,9 +80,13 @@ def _temporary_name(ns_id: int) -> str:
 class ImageDirectory:
     """An open image directory; path is its name for people."""
 
-    def __init__(self, path: str, *, create: bool = False, dir_fd: int | None = None) -> None:
-        """Open it; with create make it, mode 0700, where it is missing. Raises DirectoryError."""
-        self.path, self._created = path, False
+    def __init__(self, path: str, *, create: bool = False, wary: bool = False, dir_fd: int | None = None) -> None:
+        """Open it; with create make it, mode 0700, where it is missing. Raises DirectoryError.
+
+        wary refuses a directory, and images in it, that anybody but root and ourselves could change
+        after they have been checked.
+        """
+        self.path, self._created, self._wary = path, False, wary
         name = os.path.basename(path) if dir_fd is not None else path
         try:
             if create and dir_fd is None:
@@ -92,6 +96,18 @@ class ImageDirectory:
             self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{name}: ')}") from error
+        if why := self._who_could_change(self.fd):
+            raise DirectoryError(f"image directory {path}: {why}")
+
+    def _who_could_change(self, fd: int) -> str | None:
+        status = os.fstat(fd)
+        if not self._wary:
+            return None
+        if status.st_uid not in (0, os.geteuid()):
+            return f"belongs to user {status.st_uid}, who could change it while it is being restored"
+        if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0):
+            return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o})"
+        return None
 
     def __del__(self) -> None:
         with held():
@@ -120,7 +136,10 @@ class ImageDirectory:
         except OSError as error:
             why = "is a symbolic link" if os.path.islink(path) else explain(error).removeprefix(f"{name}: ")
             raise ImageError(path, None, why) from error
-        return ImageFile(fd, path)
+        image = ImageFile(fd, path)
+        if why_not := self._who_could_change(fd):
+            raise ImageError(path, None, why_not)
+        return image
 
     @contextlib.contextmanager
     def being_read(self) -> Iterator[None]:
@@ -145,7 +164,7 @@ class ImageDirectory:
 
     def parent(self) -> ImageDirectory:
         """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""
-        return ImageDirectory(os.path.join(self.path, "parent"), dir_fd=self.fd)
+        return ImageDirectory(os.path.join(self.path, "parent"), wary=self._wary, dir_fd=self.fd)
 
     def sets(self) -> list[int]:
         """The N of each set of images in the directory, finished or not."""
@@ -184,7 +203,7 @@ class ImageDirectory:
         if self.has(name) and (self.has(f"{name}/{_COMMIT}") or not self.has(manifest_name(ns_id))):
             raise DirectoryError(
                 f"image directory {self.path}: set {ns_id} is unfinished: {name} is there, so its dump is still "
-                "running or was killed; dump it again, with --force"
+                "running or was killed; `ipcimg recover` completes or removes it"
             )
 
     def ids_images(self) -> Iterator[ImageFile]:
@@ -306,15 +325,19 @@ def new_set(
 
 def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
     """Lock the image directory and make the temporary one; what dead writers left is completed or removed first."""
+    with _writing(directory):
+        settle(directory)
+        os.mkdir(_temporary_name(ns_id), 0o700, dir_fd=directory.fd)
+        return _open_temporary(directory, ns_id)
+
+
+@contextlib.contextmanager
+def _writing(directory: ImageDirectory) -> Iterator[None]:
+    """Take the lock, which stays; what goes wrong inside the with block is a DirectoryError."""
     try:
         # One writer at a time, also of different sets: they share the numbers of pages files.
         fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in directory.names():
-            if match := _TEMPORARY_NAME.match(name):
-                _settle(directory, int(match[1]))
-        name = _temporary_name(ns_id)
-        os.mkdir(name, 0o700, dir_fd=directory.fd)
-        return _open_temporary(directory, ns_id)
+        yield
     except BlockingIOError:
         raise DirectoryError(
             f"image directory {directory.path}: another dump into it, or a restore from it, is running"
@@ -328,15 +351,31 @@ def _open_temporary(directory: ImageDirectory, ns_id: int) -> int:
     return os.open(_temporary_name(ns_id), flags, dir_fd=directory.fd)
 
 
-def _settle(directory: ImageDirectory, ns_id: int) -> None:
-    temporary = _open_temporary(directory, ns_id)
-    try:
-        if _has(temporary, _COMMIT):
-            _into_place(directory, ns_id, temporary)
-        else:
-            _remove_temporary(directory, ns_id, temporary)
-    finally:
-        os.close(temporary)
+def recover(directory: ImageDirectory) -> dict[int, bool]:
+    """As settle(), for whoever does not want to write. Raises DirectoryError, also where a writer is at work."""
+    with _writing(directory):
+        try:
+            return settle(directory)
+        finally:
+            directory.unlock()
+
+
+def settle(directory: ImageDirectory) -> dict[int, bool]:
+    """Complete or remove what dead writers left: the N of each set, and whether it is complete now. Raises OSError."""
+    found = {}
+    for name in directory.names():
+        if match := _TEMPORARY_NAME.match(name):
+            ns_id = int(match[1])
+            temporary = _open_temporary(directory, ns_id)
+            try:
+                found[ns_id] = _has(temporary, _COMMIT)
+                if found[ns_id]:
+                    _into_place(directory, ns_id, temporary)
+                else:
+                    _remove_temporary(directory, ns_id, temporary)
+            finally:
+                os.close(temporary)
+    return found
 
 
 def _write_commit(temporary: int, old: Iterable[str]) -> None:

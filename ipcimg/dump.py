@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import digest, imageset, interrupts, msg, namespace, owners, sem, shm, sysctl, var
+from . import digest, imageset, interrupts, journal, msg, namespace, owners, sem, shm, sysctl, var
 from .errors import ChangedError, InUseError, KernelError, doing, explain
 from .freeze import Frozen
 from .freeze import frozen as frozen_by_us
@@ -113,6 +113,7 @@ def living(
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
             reading = _reading(seen_as, only, stopped, frozen, tolerant)
+            journal.refuse_unfinished(reading.objects, source.described)
             found = Living(
                 Contents(
                     variables,

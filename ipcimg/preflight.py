@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from . import libc, model
-from .create import KEY_TAKEN, at_index, taken
+from . import kinds, libc, model
+from .create import KEY_TAKEN, taken
 from .errors import ConflictError, and_more
 from .owners import Owners
 from .selection import Name, Selection
@@ -69,15 +69,15 @@ class Preflight:
 
         free_ids says that another id will do. Raises OSError.
         """
-        kinds = {kind for kind, _, _ in present}
+        there = {kind for kind, _, _ in present}
         keys = {(kind, key) for kind, _, key in present if key}
         for kind, object_id, key in self.wanted:
-            if kind not in kinds:
+            if kind not in there:
                 continue
             named = model.object_name(kind, object_id, key)
-            other = None if free_ids else at_index(kind, object_id)
+            other = None if free_ids else kinds.at_index(kind, object_id)
             if other is not None:
-                self._conflicts.append(taken(named, kind, other))
+                self._conflicts.append(taken(named, kind, other[0]))
             if (kind, key) in keys:
                 self._conflicts.append(f"{named}: {KEY_TAKEN}")
 

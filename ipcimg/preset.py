@@ -8,25 +8,12 @@ namespace. The kernel shows -1 while a preset is not armed, but takes no negativ
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from types import TracebackType
 
-from . import libc, sysctl
+from . import kinds, sysctl
 
 UNSET = -1
 KINDS = ("msg", "sem", "shm")
-
-_CREATE = libc.IPC_CREAT | 0o600
-_MAKE: dict[str, Callable[[], int]] = {
-    "msg": lambda: libc.msgget(libc.IPC_PRIVATE, _CREATE),
-    "sem": lambda: libc.semget(libc.IPC_PRIVATE, 1, _CREATE),
-    "shm": lambda: libc.shmget(libc.IPC_PRIVATE, 1, _CREATE),
-}
-REMOVE: dict[str, Callable[[int], int]] = {
-    "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
-    "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
-    "shm": lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
-}
 
 
 def name(kind: str) -> str:
@@ -34,15 +21,10 @@ def name(kind: str) -> str:
     return f"kernel/{kind}_next_id"
 
 
-def try_room(kind: str) -> None:
-    """Make an object and remove it: raises OSError where there is no room for one, so that a preset would stay."""
-    REMOVE[kind](_MAKE[kind]())
-
-
 def disarm(kind: str) -> None:
     """Have the preset taken by an object that is removed at once. Raises OSError."""
     if sysctl.read_int(name(kind)) != UNSET:
-        try_room(kind)
+        kinds.try_room(kind)
 
 
 class Preset:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import imageset, interrupts, libc, msg, namespace, owners, sem, shm, var
+from . import imageset, interrupts, journal, libc, msg, namespace, owners, sem, shm, var
 from .companion import Companion
 from .create import Creator, Making
 from .credentials import may_be_any_creator
 from .directory import ImageDirectory
-from .errors import KernelError, LossError, doing, explain
+from .errors import KernelError, LossError, ObjectError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
-from .model import NAMES, Contents, Counts
+from .model import NAMES, Contents, Counts, Variables
 from .preflight import Preflight
 from .preset import Preset
-from .selection import EVERYTHING, Selection
+from .selection import EVERYTHING, Name, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ def restore(
     kernel.shm_rmid_forced alive. reachable says that processes can come into the namespace when none
     is there; otherwise the holder ends after the last one. report_holder is called with the process
     id of the holder, if there is one; what it raises makes the restore fail. On any error, what was
-    made is removed and the settings are put back. Raises an IpcimgError.
+    made is removed and the settings are put back; should the process be killed, recover() does that.
+    Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
-        opened = ImageDirectory(os.fspath(directory))
+        opened = ImageDirectory(os.fspath(directory), wary=True)
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
@@ -81,7 +82,9 @@ def restore(
         stack.enter_context(entered.locked())
         stack.enter_context(entered.entered())
         with doing("looking at the objects of the target"):
-            preflight.look_at_target(objects(*NAMES), free_ids=into_free_ids)
+            present = objects(*NAMES)
+            journal.refuse_unfinished(present, entered.described)
+            preflight.look_at_target(present, free_ids=into_free_ids)
         preflight.refuse()
         before = var.collect()
         final = contents.variables if variables else before
@@ -89,34 +92,34 @@ def restore(
         harmless = hold or (
             (creator_stays or not preflight.counts.segments) and (bool(before.shm_rmid_forced) or not shm.count())
         )
-        making = Making(preflight.owners, may_be_any_creator(), free_ids=into_free_ids)
-        forced = bool(final.shm_rmid_forced)
-        warnings = preflight.losses(creators=making.creators, hold=hold, forced=forced and not harmless)
+        creators, forced = may_be_any_creator(), bool(final.shm_rmid_forced)
+        warnings = preflight.losses(creators=creators, hold=hold, forced=forced and not harmless)
         if warnings and strict:
             raise LossError(f"refused by --strict: {warnings[0]}")
+        raised = variables or not entered.is_initial
+        if not raised and before.shm_rmid_forced:  # each segment would go as soon as it is filled
+            raise KernelError(
+                "kernel.shm_rmid_forced is 1 in the machine's own namespace, and is changed with --vars alone"
+            )
         holder: _Holder | None = None
-        limits = var.untouched if entered.is_initial and not variables else var.wide_open
-        with limits(before) as closed:
-            making.tight = bool(closed)
-            try:
-                _make(contents, making)
-                with interrupts.deferred():
-                    if hold:
-                        holder = _hold(making, preflight.removed, every=forced, alone=reachable)
-                    var.apply(final, rmid_forced=harmless)
-                    if holder is not None and report_holder is not None:
-                        report_holder(holder.process.pid)
-                    interrupts.finished()
-                    if holder is not None:
-                        holder.process.release(b"done")
-            except BaseException as error:
-                with interrupts.deferred():
-                    if holder is not None:
-                        holder.process.close()
-                    making.unmake()
-                if isinstance(error, OSError):
-                    raise KernelError(f"restoring into {entered.described}: {explain(error)}") from error
-                raise
+        with _undone_on_error(entered, opened.path, before, preflight.wanted, present, raised) as noted:
+            making = Making(preflight.owners, noted, creators, free_ids=into_free_ids)
+            _make(contents, making, before, raised=raised)
+            with interrupts.deferred(), contextlib.ExitStack() as on_error:
+                if hold:
+                    holder = _hold(making, preflight.removed, every=forced, alone=reachable)
+                    on_error.callback(_end, holder)
+                var.apply(final, rmid_forced=False)
+                if holder is not None and report_holder is not None:
+                    report_holder(holder.process.pid)
+                interrupts.finished()
+                if holder is not None:
+                    holder.process.release(b"done")
+                if harmless:
+                    # Where we are killed then, the journal goes with us, and all else is done.
+                    var.set_rmid_forced(final)
+                noted.remove()
+                on_error.pop_all()
     return Restored(
         preflight.counts,
         tuple(warnings),
@@ -125,6 +128,35 @@ def restore(
         holder.process.pid if holder is not None else None,
         holder.segments if holder is not None else (),
     )
+
+
+@contextlib.contextmanager
+def _undone_on_error(
+    target: namespace.IpcNamespace,
+    directory: str,
+    before: Variables,
+    wanted: Sequence[Name],
+    present: Sequence[Name],
+    raised: bool,
+) -> Iterator[journal.Journal]:
+    """A journal for the with block: what is noted in it is undone on any error."""
+    noted: journal.Journal | None = None
+    with contextlib.ExitStack() as stack:
+        try:
+            with interrupts.deferred():
+                noted = stack.enter_context(journal.new(wanted, present, may_open=raised))
+                noted.begin(before, len(wanted), settings=raised, directory=directory)
+            yield noted
+        except BaseException as error:
+            with interrupts.deferred():
+                try:
+                    if noted is not None:
+                        noted.roll_back()
+                except KernelError as left:
+                    raise KernelError(f"{error}; and this could not be undone: {left}") from error
+            if isinstance(error, OSError):
+                raise KernelError(f"restoring into {target.described}: {explain(error)}") from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +168,7 @@ class _Holder:
 def _hold(making: Making, removed: list[int], *, every: bool, alone: bool) -> _Holder | None:
     """Keep the segments with SHM_DEST, or every one of the namespace, attached, and remove the former."""
     removed = [making.new_ids.get(("shm", shmid), shmid) for shmid in removed]
-    segments = tuple([shmid for _, shmid, _ in objects("shm")] if every else removed)
+    segments = tuple([shmid for _, shmid, _ in objects("shm") if shmid != making.journal.shmid] if every else removed)
     if not segments:
         return None
     process = hold_attached(segments, alone=alone)
@@ -149,10 +181,27 @@ def _hold(making: Making, removed: list[int], *, every: bool, alone: bool) -> _H
     return _Holder(process, segments)
 
 
-def _make(contents: Contents, making: Making) -> None:
-    with Preset("shm") as preset:
-        Creator("shm", making, preset).make(contents.segments, shm.restore)
-    with Preset("msg") as preset:
-        Creator("msg", making, preset).make(contents.queues, msg.restore)
-    with Preset("sem") as preset:
-        Creator("sem", making, preset).make(contents.semaphores, sem.restore)
+def _end(holder: _Holder | None) -> None:
+    if holder is not None:
+        holder.process.end()
+
+
+def _make(contents: Contents, making: Making, before: Variables, *, raised: bool) -> None:
+    """Make all objects. raised says that limits may be raised for that."""
+    closed = var.open_limits(before) if raised else ()
+    making.tight = bool(closed) or not raised
+    try:
+        with Preset("shm") as preset:
+            Creator("shm", making, preset).make(contents.segments, shm.restore)
+        with Preset("msg") as preset:
+            Creator("msg", making, preset).make(contents.queues, msg.restore)
+        with Preset("sem") as preset:
+            Creator("sem", making, preset).make(contents.semaphores, sem.restore)
+    except ObjectError as error:
+        if not raised:
+            raise ObjectError(
+                f"{error}; the limits of the machine's own namespace are raised with --vars alone"
+            ) from error
+        if closed:
+            raise ObjectError(f"{error}; {', '.join(closed)} could not be raised: no permission") from error
+        raise

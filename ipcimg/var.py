@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from . import preset, sysctl
-from .errors import KernelError, ObjectError, doing
-from .interrupts import deferred
+from .errors import doing
 from .model import Variables
 
 # Field of model.Variables → path below /proc/sys. kernel.sem is four of them in one.
@@ -63,63 +62,30 @@ def collect() -> Variables:
         return Variables(sem_ctls=(a, b, c, d), shm_rmid_forced=forced, **values)  # type: ignore[arg-type]
 
 
-@contextlib.contextmanager
-def untouched(before: Variables) -> Iterator[Sequence[str]]:
-    """As wide_open(), with every limit as it is: for a namespace whose settings are not to be written.
-
-    Raises KernelError where kernel.shm_rmid_forced would destroy segments as soon as they are filled.
-    """
-    if before.shm_rmid_forced:
-        raise KernelError(
-            "kernel.shm_rmid_forced is 1 in the machine's own namespace, and is changed with --vars alone"
-        )
-    try:
-        yield ("the limits of the machine's own namespace",)
-    except BaseException as error:
-        with deferred():
-            apply(before, rmid_forced=False)  # of all of them only presets can have changed
-        if isinstance(error, ObjectError):
-            raise ObjectError(
-                f"{error}; the limits of the machine's own namespace are raised with --vars alone"
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
-def wide_open(before: Variables) -> Iterator[Sequence[str]]:
-    """Every limit out of the way inside the with block; on an error all variables are put back to before.
+def open_limits(before: Variables) -> Sequence[str]:
+    """Have every limit out of the way, and kernel.shm_rmid_forced at 0.
 
     Limits may have been lowered after the objects came to be, so no limit of the image can be in
     force while its objects are made. A queue takes its qbytes from msgmnb when it is created, and
     IPC_SET of more than msgmnb needs CAP_SYS_RESOURCE: an open msgmnb spares that too. A limit that is
     not ours to write stays, and an object that it does not admit is refused; those are what is given.
-    Without an error the limits are left open, for apply() to set. Raises KernelError.
+    Raises KernelError.
     """
     closed: list[str] = []
-    try:
-        with doing("opening the namespace's limits"):
-            _set(RMID_FORCED, before.shm_rmid_forced, 0)
-            for path, wide in _wide(before):
-                for value in wide:
-                    try:
-                        sysctl.write(path, value)
+    with doing("opening the namespace's limits"):
+        _set(RMID_FORCED, before.shm_rmid_forced, 0)
+        for path, wide in _wide(before):
+            for value in wide:
+                try:
+                    sysctl.write(path, value)
+                    break
+                except OSError as error:
+                    if isinstance(error, PermissionError):
+                        closed.append(path.replace("/", "."))
                         break
-                    except OSError as error:
-                        if isinstance(error, PermissionError):
-                            closed.append(path.replace("/", "."))
-                            break
-                        if error.errno not in (errno.EINVAL, errno.ERANGE) or value == wide[-1]:
-                            raise
-        yield closed
-    except BaseException as error:
-        try:
-            with deferred():
-                apply(before, rmid_forced=bool(before.shm_rmid_forced))
-        except KernelError as left:
-            raise KernelError(f"{error}; and this could not be undone: {left}") from error
-        if closed and isinstance(error, ObjectError):
-            raise ObjectError(f"{error}; {', '.join(closed)} could not be raised: no permission") from error
-        raise
+                    if error.errno not in (errno.EINVAL, errno.ERANGE) or value == wide[-1]:
+                        raise
+    return closed
 
 
 def _wide(before: Variables) -> Iterator[tuple[str, tuple[int | str, ...]]]:
@@ -139,18 +105,35 @@ def _wide(before: Variables) -> Iterator[tuple[str, tuple[int | str, ...]]]:
     yield SEM, tuple(f"{max(semmsl, 1 << 30)} {max(semmns, 1 << 30)} {max(semopm, 2)} {most}" for most in _IPCMNI)
 
 
-def apply(variables: Variables, *, rmid_forced: bool) -> None:
-    """Set every variable; limits first, then shm_rmid_forced, the presets last.
+def apply(variables: Variables, *, rmid_forced: bool = True) -> None:
+    """Set every variable; limits first, then the presets, shm_rmid_forced last.
 
     Raises KernelError for the first that could not be set, when all others are.
 
-    rmid_forced=False leaves shm_rmid_forced at 0 whatever variables says: writing 1 destroys each
-    segment that nobody has attached and whose creator has exited.
+    rmid_forced=False leaves shm_rmid_forced as it is: writing 1 destroys each segment that nobody has
+    attached and whose creator has exited.
     """
+    steps = itertools.chain(_disarming(variables), _limits(variables), _presets(variables))
+    _all(itertools.chain(steps, [functools.partial(set_rmid_forced, variables)] if rmid_forced else []))
+
+
+def apply_presets(variables: Variables) -> None:
+    """Set the presets alone. Raises as apply()."""
+    _all(itertools.chain(_disarming(variables), _presets(variables)))
+
+
+def set_rmid_forced(variables: Variables) -> None:
+    """Set kernel.shm_rmid_forced. Raises OSError."""
+    _set(RMID_FORCED, sysctl.read_int(RMID_FORCED), variables.shm_rmid_forced)
+
+
+_Steps = Iterator[Callable[[], None]]
+
+
+def _all(steps: _Steps) -> None:
     with doing("setting the namespace's variables"):
-        present = collect()
         failures: list[OSError] = []
-        for step in _steps(variables, present, rmid_forced):
+        for step in steps:
             try:
                 step()
             except OSError as error:
@@ -159,11 +142,15 @@ def apply(variables: Variables, *, rmid_forced: bool) -> None:
             raise failures[0]
 
 
-def _steps(variables: Variables, present: Variables, rmid_forced: bool) -> Iterator[Callable[[], None]]:
-    # Disarming makes an object, for which the final limits may have no room.
+def _disarming(variables: Variables) -> _Steps:
+    # It makes an object, for which the final limits may have no room.
     for kind in preset.KINDS:
         if getattr(variables, f"{kind}_next_id") is None:
             yield functools.partial(preset.disarm, kind)
+
+
+def _limits(variables: Variables) -> _Steps:
+    present = collect()
     for name, path in _PATHS.items():
         wanted = getattr(variables, name)
         # 0 stands for a variable that the kernel of the dump did not have: none of these can be 0.
@@ -171,7 +158,9 @@ def _steps(variables: Variables, present: Variables, rmid_forced: bool) -> Itera
             yield functools.partial(_set, path, getattr(present, name), wanted)
     if variables.sem_ctls != present.sem_ctls:
         yield functools.partial(sysctl.write, SEM, " ".join(map(str, variables.sem_ctls)))
-    yield functools.partial(_set, RMID_FORCED, present.shm_rmid_forced, variables.shm_rmid_forced if rmid_forced else 0)
+
+
+def _presets(variables: Variables) -> _Steps:
     for kind in preset.KINDS:
         wanted = getattr(variables, f"{kind}_next_id")
         if wanted is not None:

@@ -18,11 +18,11 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
-    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "create", "hold", "preflight"),
+    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "journal", "create", "hold", "preflight"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "codec", "manifest", "directory", "imageset"}
-TOGETHER = {"dump", "restore", "check", "cli", "__init__"}
+TOGETHER = {"dump", "restore", "recover", "check", "cli", "__init__"}
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:
@@ -122,8 +122,8 @@ def test_public_name(name: str) -> None:
     assert python(f"from ipcimg import {name}; print(type({name}) is type(__import__('sys')))") == "False\n"
 
 
-@pytest.mark.parametrize("first", ["dump", "restore", "load", "new", "check"])
-@pytest.mark.parametrize("then", ["dump", "restore"])
+@pytest.mark.parametrize("first", ["dump", "restore", "recover", "load", "new", "check"])
+@pytest.mark.parametrize("then", ["dump", "restore", "recover"])
 def test_functions_that_are_named_as_their_modules(first: str, then: str) -> None:
     """Importing a submodule sets its name in the package: in no order may that hide the function."""
     program = f"import ipcimg; getattr(ipcimg, {first!r}, None); print(callable(ipcimg.{then}))"

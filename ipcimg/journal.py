@@ -1,0 +1,288 @@
+"""The journal of a restore: what there is to undo, should it not come to its end.
+
+It is a segment in the target namespace itself: so it is there exactly as long as what it tells of, whoever dies
+meanwhile, and whoever comes next finds it. What an object will be is noted before it is made. The segment is removed
+when the restore is complete, which is the moment that makes it so.
+
+    magic[8] count:u32 capacity:u32 length:u32 facts[length] …  record[capacity] from byte 4096 on
+    record = kind:u8 state:u8 zero:u16 id:u32 key:u32 cuid:u32 cgid:u32, 4 bytes of zeros
+
+The magic is written last. Facts are JSON: the settings that were there before, whether they are to be put back, and who
+restores what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from . import kinds, libc, sysctl, var
+from .errors import KernelError, NamespaceError, ObjectError, doing, explain
+from .model import NAMES, Variables
+from .preset import Preset
+from .selection import Name
+
+# Somebody else's segment may have one of them: then the next one is taken.
+KEYS = tuple(0x69706369 + n for n in range(8))
+
+_MAGIC = b"ipcimgJ1"
+_HEAD = struct.Struct("<8sIII")
+_COUNT_AT = 8
+_RECORD = struct.Struct("<BBHIIII4x")
+_RECORDS_AT = 4096
+_PATH_AT_MOST = 1024  # characters of a directory's name
+_KINDS = tuple(NAMES)
+_INTENDED, _MADE = 1, 2
+_TRIES = 10
+_LIMITS = {"kernel/shmmni": 1 << 15, "kernel/shmmax": (1 << 63) - 1, "kernel/shmall": (1 << 63) - 1}
+
+
+class Journal:
+    """An attached journal. Leaving its context lets it go, and does not remove it."""
+
+    def __init__(self, shmid: int) -> None:
+        """Attach the segment. Raises OSError."""
+        ds = libc.shmid_ds()
+        libc.shmctl(shmid, libc.IPC_STAT, ds)
+        self.shmid, self._size = shmid, ds.shm_segsz
+        self._address = libc.shmat(shmid, 0)
+        # A holder of segments is forked from us, and would keep this one as well.
+        libc.madvise(self._address, self._size, libc.MADV_DONTFORK)
+        self._memory = libc.memory(self._address, self._size)
+        self.facts: dict[str, Any] = {}
+        self._capacity = self._count = 0
+
+    # ---- to be written ---------------------------------------------------------------------
+
+    def begin(self, before: Variables, capacity: int, *, settings: bool, directory: str) -> None:
+        """Make it a journal: from now on there is something to undo."""
+        self.facts = {
+            "variables": dataclasses.asdict(before),
+            "settings": settings,
+            "directory": directory[:_PATH_AT_MOST],
+            "pid": os.getpid(),
+        }
+        text = json.dumps(self.facts).encode()
+        self._capacity = capacity
+        self._memory[_HEAD.size : _HEAD.size + len(text)] = text
+        _HEAD.pack_into(self._memory, 0, bytes(8), 0, capacity, len(text))
+        self._memory[:8] = _MAGIC
+
+    def intend(self, kind: str, object_id: int, key: int, creator: tuple[int, int]) -> None:
+        """Note that an object is about to be made."""
+        self._put(self._count, kind, _INTENDED, object_id, key, creator)
+        self._set_count(self._count + 1)
+
+    def made(self, object_id: int) -> None:
+        """Note that the object that was noted last is there, and its id."""
+        kind, _, _, key, *creator = self._record(self._count - 1)
+        self._put(self._count - 1, kind, _MADE, object_id, key, (creator[0], creator[1]))
+
+    def withdraw(self) -> None:
+        """Note that the object that was noted last is not there."""
+        self._set_count(self._count - 1)
+
+    def remove(self) -> None:
+        """Remove the segment: there is nothing to undo any more. What was noted can still be read. Raises OSError."""
+        libc.shmctl(self.shmid, libc.IPC_RMID)
+
+    # ---- to be undone ----------------------------------------------------------------------
+
+    def roll_back(self) -> int:
+        """Undo everything that is noted, and remove the journal; gives how many objects were removed.
+
+        Raises KernelError; then the journal stays, if it was not removed before.
+        """
+        removed = self._unmake() if self.has_begun else 0
+        if self.has_begun:
+            put_back = var.apply if self.facts["settings"] else var.apply_presets
+            put_back(self.before)
+        with doing("removing the journal of the restore"):
+            try:
+                self.remove()
+            except OSError as error:
+                if error.errno not in libc.GONE:
+                    raise
+        return removed
+
+    def _unmake(self) -> int:
+        left: list[OSError] = []
+        removed = 0
+        for n in reversed(range(self._count)):
+            kind, state, object_id, *noted = self._record(n)
+            try:
+                if state == _MADE or self._is_there(kind, object_id, noted):
+                    kinds.remove(kind, object_id)
+                    removed += 1
+            except OSError as error:
+                if error.errno not in libc.GONE:  # somebody else has removed it
+                    left.append(error)
+        if left:
+            raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
+        self._set_count(0)
+        return removed
+
+    @property
+    def before(self) -> Variables:
+        """The settings that were there before."""
+        facts = self.facts["variables"]
+        return Variables(**facts | {"sem_ctls": tuple(facts["sem_ctls"])})
+
+    def read(self) -> None:
+        """Take up what another process has written. Raises ValueError where it makes no sense."""
+        _, count, self._capacity, length = _HEAD.unpack_from(self._memory)
+        if (
+            not count <= self._capacity <= (self._size - _RECORDS_AT) // _RECORD.size
+            or length > _RECORDS_AT - _HEAD.size
+        ):
+            raise ValueError("its numbers do not fit together")
+        self._count = count
+        self.facts = json.loads(bytes(self._memory[_HEAD.size : _HEAD.size + length]))
+        for name in dataclasses.fields(Variables):
+            value = self.facts["variables"][name.name]
+            for number in value if name.name == "sem_ctls" else [value]:
+                if not (number is None or (type(number) is int and 0 <= number < 1 << 64)):
+                    raise ValueError(f"{name.name} is {number!r}")
+
+    @property
+    def described(self) -> str:
+        """Whose journal it is, for people."""
+        if not self.has_begun:
+            return "a restore that was killed before it began"
+        return f"an unfinished restore from {self.facts['directory']}, whose process {self.facts['pid']} was killed"
+
+    @property
+    def is_blank(self) -> bool:
+        """Was its process killed before it had begun?"""
+        return not any(self._memory[:8])
+
+    @property
+    def has_begun(self) -> bool:
+        """Is it one that begin() has finished?"""
+        return bytes(self._memory[:8]) == _MAGIC
+
+    # ---- records ---------------------------------------------------------------------------
+
+    def _record(self, n: int) -> tuple[str, int, int, int, int, int]:
+        number, state, _, object_id, key, cuid, cgid = _RECORD.unpack_from(self._memory, _RECORDS_AT + n * _RECORD.size)
+        return _KINDS[number % len(_KINDS)], state, object_id, key, cuid, cgid
+
+    def _put(self, n: int, kind: str, state: int, object_id: int, key: int, creator: tuple[int, int]) -> None:
+        at = _RECORDS_AT + n * _RECORD.size
+        _RECORD.pack_into(self._memory, at, _KINDS.index(kind), state, 0, object_id, key, *creator)
+
+    def _set_count(self, count: int) -> None:
+        self._count = count
+        struct.pack_into("<I", self._memory, _COUNT_AT, count)
+
+    @staticmethod
+    def _is_there(kind: str, object_id: int, noted: Sequence[int]) -> bool:
+        """Is there the object that was about to be made, as far as can be told?"""
+        found = kinds.at_index(kind, object_id)
+        if found is None or found[0] != object_id:
+            return False
+        perm = found[1]
+        return [perm.key, perm.cuid, perm.cgid] == list(noted)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it go. Raises OSError."""
+        self._memory.release()
+        libc.shmdt(self._address)
+
+
+def new(wanted: Sequence[Name], present: Iterable[Name], *, may_open: bool) -> Journal:
+    """A journal for so many objects, in the namespace that the caller is in, out of their way. begin() it.
+
+    may_open says that limits may be raised for the moment. Raises KernelError.
+    """
+    size = _RECORDS_AT + len(wanted) * _RECORD.size
+    keys = {key for kind, _, key in (*wanted, *present) if kind == "shm"}
+    key = next((key for key in KEYS if key not in keys), None)
+    if key is None:
+        raise KernelError("noting what is restored: all keys of journals are taken")
+    indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in (15, 24)}
+    with doing("noting what is restored, in a segment of the namespace"), contextlib.ExitStack() as raised:
+        try:
+            return Journal(_made(key, size, indexes))
+        except OSError as error:
+            if not may_open or error.errno not in (errno.ENOSPC, errno.EINVAL, errno.ENOMEM):
+                raise
+        for limit, wide in _LIMITS.items():
+            raised.enter_context(sysctl.temporarily(limit, max(wide, sysctl.read_int(limit))))
+        return Journal(_made(key, size, indexes))
+
+
+def _made(key: int, size: int, not_at: set[int]) -> int:
+    """A segment at an index that is free and not in not_at: what is restored needs those."""
+    index = 0
+    kinds.try_room("shm")  # where there is none, a preset would stay
+    with Preset("shm") as preset:
+        for _ in range(_TRIES):
+            while index in not_at or kinds.at_index("shm", index) is not None:
+                index += 1
+            preset.arm(index)
+            shmid = libc.shmget(key, size, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+            preset.taken()
+            if shmid == index:
+                return shmid
+            kinds.remove("shm", shmid)  # somebody was quicker
+    raise OSError(errno.EAGAIN, "somebody takes every id")
+
+
+def find(present: Iterable[Name]) -> Journal | None:
+    """The journal that is among the objects of the namespace that the caller is in, attached. Raises OSError.
+
+    ObjectError where it makes no sense.
+    """
+    for kind, shmid, key in present:
+        if kind == "shm" and key in KEYS and _may_be_ours(shmid):
+            journal = Journal(shmid)
+            try:
+                if journal.has_begun:
+                    journal.read()
+                if journal.has_begun or journal.is_blank:
+                    return journal
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                journal.close()
+                raise ObjectError(
+                    f"{NAMES['shm']} {shmid} is the journal of a restore, but damaged: {error}"
+                ) from error
+            journal.close()
+    return None
+
+
+def _may_be_ours(shmid: int) -> bool:
+    """Has it been made by somebody whose word we take, for nobody else to write?"""
+    ds = libc.shmid_ds()
+    try:
+        if libc.shmctl(shmid, libc.SHM_STAT_ANY, ds) != shmid:
+            return False
+    except OSError as error:
+        if error.errno in libc.GONE:
+            return False
+        raise
+    perm = ds.shm_perm
+    return {perm.uid, perm.cuid} <= {0, os.geteuid()} and not perm.mode & 0o077 and ds.shm_segsz >= _RECORDS_AT
+
+
+def refuse_unfinished(present: Iterable[Name], described: str) -> None:
+    """Raise NamespaceError where a restore into the namespace that the caller is in was killed; OSError."""
+    journal = find(present)
+    if journal is not None:
+        with journal:
+            raise NamespaceError(f"{described} holds {journal.described}; `ipcimg recover` undoes it")

@@ -1,0 +1,48 @@
+"""What the three kinds of object have alike in the kernel, by the names msg, sem and shm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import libc
+
+_CREATE = libc.IPC_CREAT | 0o600
+_MAKE: dict[str, Callable[[], int]] = {
+    "msg": lambda: libc.msgget(libc.IPC_PRIVATE, _CREATE),
+    "sem": lambda: libc.semget(libc.IPC_PRIVATE, 1, _CREATE),
+    "shm": lambda: libc.shmget(libc.IPC_PRIVATE, 1, _CREATE),
+}
+_REMOVE: dict[str, Callable[[int], int]] = {
+    "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
+    "sem": lambda semid: libc.semctl(semid, libc.IPC_RMID),
+    "shm": lambda shmid: libc.shmctl(shmid, libc.IPC_RMID),
+}
+
+
+def remove(kind: str, object_id: int) -> None:
+    """IPC_RMID. Raises OSError, one of libc.GONE where the object is not there."""
+    _REMOVE[kind](object_id)
+
+
+def try_room(kind: str) -> int:
+    """Make an object and remove it, and give the id that it had. Raises OSError where there is no room for one."""
+    object_id = _MAKE[kind]()
+    remove(kind, object_id)
+    return object_id
+
+
+def at_index(kind: str, object_id: int) -> tuple[int, libc.ipc_perm] | None:
+    """The id and permissions of the object that is at the index of an id; None where none is. Raises OSError."""
+    try:
+        if kind == "msg":
+            queue = libc.msqid_ds()
+            return libc.msgctl(object_id, libc.MSG_STAT_ANY, queue), queue.msg_perm
+        if kind == "sem":
+            semaphores = libc.semid_ds()
+            return libc.semctl(object_id, libc.SEM_STAT_ANY, semaphores), semaphores.sem_perm
+        segment = libc.shmid_ds()
+        return libc.shmctl(object_id, libc.SHM_STAT_ANY, segment), segment.shm_perm
+    except OSError as error:
+        if error.errno in libc.GONE:
+            return None
+        raise
