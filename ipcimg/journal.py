@@ -210,7 +210,7 @@ def new(wanted: Sequence[Name], present: Iterable[Name], *, may_open: bool) -> J
 
     may_open says that limits may be raised for the moment. Raises KernelError.
     """
-    size = _RECORDS_AT + len(wanted) * _RECORD.size
+    size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
     keys = {key for kind, _, key in (*wanted, *present) if kind == "shm"}
     key = next((key for key in KEYS if key not in keys), None)
     if key is None:
@@ -267,7 +267,7 @@ def find(present: Iterable[Name]) -> Journal | None:
 
 
 def _may_be_ours(shmid: int) -> bool:
-    """Has it been made by somebody whose word we take, for nobody else to write?"""
+    """Has it the size of a journal, and has it been made by somebody whose word we take, for nobody else to write?"""
     ds = libc.shmid_ds()
     try:
         if libc.shmctl(shmid, libc.SHM_STAT_ANY, ds) != shmid:
@@ -277,7 +277,8 @@ def _may_be_ours(shmid: int) -> bool:
             return False
         raise
     perm = ds.shm_perm
-    return {perm.uid, perm.cuid} <= {0, os.geteuid()} and not perm.mode & 0o077 and ds.shm_segsz >= _RECORDS_AT
+    records, rest = divmod(ds.shm_segsz - _RECORDS_AT, _RECORD.size)
+    return {perm.uid, perm.cuid} <= {0, os.geteuid()} and not perm.mode & 0o077 and records > 0 and not rest
 
 
 def refuse_unfinished(present: Iterable[Name], described: str) -> None:

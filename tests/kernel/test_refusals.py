@@ -213,10 +213,6 @@ def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, sign
     assert target.do(oracle.variables) == before
 
 
-# Which of these it is depends on where the end of a second falls.
-IN_USE = "(is in use all the time; stop its users|changed while it was read|changed while its message [0-9]+ was read)"
-
-
 def test_changing_queue(source: Namespace, tmp_path: Path) -> None:
     """A queue that another process turns over while it is read: no dump claims to be of one moment."""
     source.do(lambda: oracle.queue(0x1234, messages=[(1, b"%04d" % n) for n in range(3000)]))
@@ -231,54 +227,11 @@ def test_changing_queue(source: Namespace, tmp_path: Path) -> None:
             assert time.monotonic() < until
             time.sleep(0.01)
         line = refused("dump", "-t", source.pid, "-D", tmp_path / "d")
-        assert re.fullmatch(f"message queue 0 {IN_USE}", line)
+        assert re.match(r"message queue 0( \(key 0x00001234\))? (is in use all the time|changed while)", line)
         assert not (tmp_path / "d").exists()
     finally:
         turner.kill()
         turner.wait()
-
-
-def test_object_that_comes_meanwhile(source: Namespace, tmp_path: Path) -> None:
-    source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(300)])
-    dump = subprocess.Popen([*IPCIMG, "dump", "-t", str(source.pid), "-D", tmp_path / "d"], stderr=subprocess.PIPE)
-    started = tmp_path / "d" / ".ipcimg-1.tmp" / "ipcns-msg-1.img"
-    until = time.monotonic() + 30
-    while not started.exists():
-        assert time.monotonic() < until
-        time.sleep(0.002)
-    source.do(lambda: oracle.segment(0x99, 4096))
-    _, errors = dump.communicate(timeout=60)
-    assert errors == b"ipcimg: Error: shared memory segment 0 came or went while the namespace was read\n"
-    assert not (tmp_path / "d").exists()
-
-
-def test_set_in_use(source: Namespace, tmp_path: Path) -> None:
-    """A semaphore set that is used all the time is refused, unless the caller vouches for its rest."""
-    source.do(lambda: oracle.semaphores(0x77, [1] * 32000))  # which takes a while to read
-    use = (
-        "import ctypes; l = ctypes.CDLL(None); b = (ctypes.c_short * 6)(0, -1, 0, 0, 1, 0)\n"
-        "while True: l.semop(0, b, 2); b[1], b[4] = -b[1], -b[4]"
-    )
-    user = subprocess.Popen(["nsenter", f"--ipc={source.path}", "python3", "-c", use])
-    try:
-        until = time.monotonic() + 30
-        while source.do(lambda: oracle.table("sem"))[0]["otime"] == 0:
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        # Its user may be off the processor for as long as one dump takes, but not for five.
-        dumps = [
-            subprocess.run(
-                [*IPCIMG, "dump", "-t", str(source.pid), "-D", tmp_path / str(n)], capture_output=True, text=True
-            )
-            for n in range(5)
-        ]
-        lines = [dump.stderr.removeprefix("ipcimg: Error: ").strip() for dump in dumps if dump.returncode]
-        assert lines
-        assert all(re.fullmatch(f"semaphore set 0 {IN_USE}", line) for line in lines)
-        ipcimg("dump", "-t", source.pid, "-D", tmp_path / "e", "--frozen-by-caller")
-    finally:
-        user.kill()
-        user.wait()
 
 
 def test_other_segments_survive_a_restored_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import ipcimg as library
 
-from ..commands import IPCIMG, SHOW, ipcimg, refused, run, same
+from ..commands import IPCIMG, ipcimg, refused, run, same
 from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
@@ -68,7 +69,14 @@ CRIU_SETS = Path(__file__).parent.parent / "data" / "criu-4.2"
 @pytest.mark.parametrize("name", ["basic", "identity", "attached"])
 def test_criu_set_through_the_kernel(target: Namespace, tmp_path: Path, name: str) -> None:
     """CRIU's images → kernel → CRIU's images, byte for byte."""
-    ipcimg("restore", "-t", target.pid, "-D", CRIU_SETS / name)
+    # A restore takes no files that belong to others, and these may belong to whoever has made the checkout.
+    ipcimg(
+        "restore",
+        "-t",
+        target.pid,
+        "-D",
+        shutil.copytree(CRIU_SETS / name, tmp_path / "in", copy_function=shutil.copyfile),
+    )
     [ids] = (CRIU_SETS / name).glob("ids-*.img")
     out = tmp_path / "out"
     out.mkdir()
@@ -201,17 +209,3 @@ def test_library(source: Namespace, tmp_path: Path) -> None:
     # Objects of a loaded set may be kept and looked at in any order.
     queues = list(contents.queues)
     assert [len(list(queue.messages)) for queue in reversed(queues)] == [queue.qnum for queue in reversed(queues)]
-
-
-def test_consistency(source: Namespace, tmp_path: Path) -> None:
-    """The manifest tells how it was made sure that nothing moved."""
-    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "checked")
-    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "frozen", "--frozen-by-caller")
-    library.save(library.load(tmp_path / "frozen"), tmp_path / "copied")
-    lines = {
-        "checked": "consistency: no queue and no semaphore set was used while it was read; segments: not known",
-        "frozen": "consistency: by the caller's word, who had stopped all users",
-    }
-    for name, line in lines.items():
-        assert line in run(SHOW, tmp_path / name).stdout.splitlines()
-    assert "\nconsistency:" not in run(SHOW, tmp_path / "copied").stdout
