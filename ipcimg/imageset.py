@@ -20,7 +20,7 @@ from .directory import (
     pagemap_name,
     pages_name,
 )
-from .errors import DirectoryError, ImageError
+from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
 from .interrupts import deferred
 from .selection import EVERYTHING, Selection
@@ -128,7 +128,7 @@ def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None
     found = codec.decode_manifest(image)
     for file in found.files:
         if not is_data_name(file, ns_id):
-            raise ImageError(image.path, None, f"lists {file!r}, which cannot be of set {ns_id}")
+            raise ImageError(image.path, None, f"lists {quoted(file)}, which cannot be of set {ns_id}")
     if found.ipc_ns_id != ns_id:
         raise ImageError(image.path, None, f"is the manifest of set {found.ipc_ns_id}")
     return found
