@@ -508,6 +508,7 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
             raise checks.fail(f"not a multiple of the page size {page_size}")
         if entry.vaddr < end:
             raise checks.fail(f"overlap what comes before, which ends at {end:#x}")
+        checks.within("vaddr", entry.vaddr, 0, _LONG_MAX - page_size)
         checks.within("nr_pages", pages, 1, (_LONG_MAX - entry.vaddr) // page_size)
         end = entry.vaddr + pages * page_size
         yield PageRun(entry.vaddr, pages, bool(flags & _PE_PARENT), start)

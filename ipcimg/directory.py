@@ -104,13 +104,23 @@ class ImageDirectory:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
 
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn an OSError raised inside into a DirectoryError."""
+        try:
+            yield
+        except OSError as error:
+            raise DirectoryError(f"image directory {self.path}: {explain(error)}") from error
+
     def names(self) -> list[str]:
-        """The names in the directory, sorted."""
-        return sorted(os.listdir(self.fd))
+        """The names in the directory, sorted. Raises DirectoryError."""
+        with self._asked():
+            return sorted(os.listdir(self.fd))
 
     def has(self, name: str) -> bool:
-        """Is there anything of that name, be it a dangling symbolic link?"""
-        return _has(self.fd, name)
+        """Is there anything of that name, be it a dangling symbolic link? Raises DirectoryError."""
+        with self._asked():
+            return _has(self.fd, name)
 
     def image(self, name: str) -> ImageFile:
         """Open an image for reading. Raises ImageError, also for a symbolic link."""
@@ -140,8 +150,9 @@ class ImageDirectory:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def is_directory(self, name: str) -> bool:
-        """Is there a directory of that name?"""
-        return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
+        """Is there a directory of that name? Raises DirectoryError where there is nothing."""
+        with self._asked():
+            return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
     def parent(self) -> ImageDirectory:
         """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""

@@ -550,7 +550,7 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
         ("no pages in field 5", {1: 0x2000, 2: 1, 5: 0}, "nr_pages is 0"),
         ("too many pages", {1: 0x2000, 2: 1, 5: LONG_MAX // 4096}, "nr_pages is"),
         ("absurdly many pages", {1: 0x2000, 2: 1, 5: U64_MAX}, "nr_pages is"),
-        ("vaddr beyond off_t", {1: (1 << 64) - 4096, 2: 1}, "nr_pages is"),
+        ("vaddr beyond off_t", {1: (1 << 64) - 4096, 2: 1}, "vaddr is"),
         ("neither here nor in a parent", {1: 0x2000, 2: 1, 4: wire.LAZY}, "flags 2"),
         ("no flag at all", {1: 0x2000, 2: 1, 4: 0}, "flags 0"),
         ("unknown field", {1: 0x2000, 2: 1, 6: 1}, "fields [6] that CRIU 4.2 does not know (compressed pages?)"),
@@ -725,6 +725,58 @@ def test_a_selection_that_is_too_long_is_cut(image: OpenImage) -> None:
     file = io.BytesIO()
     codec.encode_manifest(file, dataclasses.replace(CASES["manifest"][2][0], selection=selection))
     assert read_manifest(image(file.getvalue()))[0].selection == selection[:4096]
+
+
+PAGES_AT_MOST = (LONG_MAX - 0x2000) // wire.PAGE
+LINES: dict[str, tuple[tuple[Read, Write], bytes]] = {
+    f"byte 26: pages at 0x2000: nr_pages is {U64_MAX}; it can be 1 to {PAGES_AT_MOST}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, _raw({1: 0x2000, 2: 1, 5: U64_MAX})),
+    ),
+    f"byte 26: pages at 0x2000: nr_pages is {PAGES_AT_MOST + 1}; it can be 1 to {PAGES_AT_MOST}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x2000, PAGES_AT_MOST + 1)),
+    ),
+    f"byte 26: pages at 0x8000000000000000: vaddr is {LONG_MAX + 1}; it can be 0 to {LONG_MAX - wire.PAGE}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(LONG_MAX + 1, 1)),
+    ),
+    "byte 26: pages at 0x1000: overlap what comes before, which ends at 0x2000": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x1000, 4)),
+    ),
+    "byte 40: pages at 0x4000: overlap what comes before, which ends at 0x9000": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x8000, 1), wire.pages(0x4000, 1)),
+    ),
+    f"byte 35: message type 0; it can be 1 to {LONG_MAX}": (
+        QUEUES,
+        wire.image(wire.MSG, wire.queue(wire.desc(5), [(0, b"")])),
+    ),
+    f"byte 8: semaphore set 5: nsems is 0; it can be 1 to {INT_MAX}": (
+        SEMAPHORES,
+        wire.image(wire.SEM, wire.semaphores(wire.desc(5), [])),
+    ),
+    "byte 8: message queue 5: mode 0o1600 has bits that no such object has": (
+        QUEUES,
+        wire.image(wire.MSG, wire.queue(wire.desc(5, mode=0o1600))),
+    ),
+    "byte 8: semaphore set 5: mode 0o2600 has bits that no such object has": (
+        SEMAPHORES,
+        wire.image(wire.SEM, wire.semaphores(wire.desc(5, mode=0o2600), [1])),
+    ),
+    "byte 8: shared memory segment 5: mode 0o4600 has bits that no such object has": (
+        SEGMENTS,
+        wire.image(wire.SHM, wire.segment(wire.desc(5, mode=0o4600), 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "case"), LINES.items(), ids=LINES)
+def test_whole_lines(image: OpenImage, line: str, case: tuple[tuple[Read, Write], bytes]) -> None:
+    with pytest.raises(ImageError) as raised:
+        case[0][0](image(case[1]))
+    assert str(raised.value) == f"x.img, {line}"
 
 
 # ---- ids and kinds -------------------------------------------------------------------------
