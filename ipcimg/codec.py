@@ -44,6 +44,7 @@ _U32_MAX = (1 << 32) - 1
 _INT_MAX = (1 << 31) - 1
 _LONG_MAX = (1 << 63) - 1
 _SEMVMX = 32767  # linux/sem.h
+_NSEMS = (1 << 25) - 1  # a set has at most 2 GiB of the kernel's memory, and a semaphore takes 64 bytes
 _MODE = 0o777  # of queues and sets
 _SEGMENT_MODE = 0o3777  # and SHM_DEST, SHM_LOCKED
 
@@ -352,7 +353,7 @@ def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
             return
         checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
         permissions = _permissions(entry.desc, checks)
-        checks.within("nsems", entry.nsems, 1, _INT_MAX)
+        checks.within("nsems", entry.nsems, 1, _NSEMS)
         values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
         values = _little_endian(values)
         if max(values) > _SEMVMX:

@@ -116,9 +116,8 @@ class ImageSet:
             total += counts
             yield kind, one, counts
         if self.manifest is not None and total != self.manifest.counts:
-            raise ImageError(
-                manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {total}"
-            )
+            path = os.path.join(self.directory.path, manifest_name(self.ns_id))
+            raise ImageError(path, None, f"promises {self.manifest.counts}, the images hold {total}")
 
     def _refuse_second(self, kind: str, one: model.Object, seen: dict[str, set[int]]) -> None:
         """Raise ImageError where the object has what must be its own from one that was seen before."""

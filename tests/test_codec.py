@@ -528,8 +528,8 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
 
     at = _SECOND[wire.SEM]
     yield "no semaphores", SEMAPHORES, _head(wire.SEM, _raw({1: wire.desc(5), 2: 0})), at, "nsems is 0"
-    data = _head(wire.SEM, _raw({1: wire.desc(5), 2: INT_MAX + 1}), bytes(8))
-    yield "absurd semaphores", SEMAPHORES, data, at, f"nsems is {INT_MAX + 1}"
+    data = _head(wire.SEM, _raw({1: wire.desc(5), 2: 1 << 25}), bytes(8))
+    yield "absurd semaphores", SEMAPHORES, data, at, f"nsems is {1 << 25}"
     data = _head(wire.SEM, wire.semaphores(wire.desc(5), [1, 32768]))
     yield "value beyond SEMVMX", SEMAPHORES, data, at, "a value is 32768"
 
@@ -753,7 +753,7 @@ LINES: dict[str, tuple[tuple[Read, Write], bytes]] = {
         QUEUES,
         wire.image(wire.MSG, wire.queue(wire.desc(5), [(0, b"")])),
     ),
-    f"byte 8: semaphore set 5: nsems is 0; it can be 1 to {INT_MAX}": (
+    f"byte 8: semaphore set 5: nsems is 0; it can be 1 to {(1 << 25) - 1}": (
         SEMAPHORES,
         wire.image(wire.SEM, wire.semaphores(wire.desc(5), [])),
     ),

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from tests import wire
 
-from .corpus import PAGE
+from .corpus import PAGE, Node, Sparse
 
 
-def big(rng: random.Random) -> tuple[str, bytes]:
+def big(rng: random.Random) -> tuple[str, Node]:
     """An image of up to 2 MiB, of something that is usually small or few, and its kind."""
     size = rng.choice((1 << 14, 1 << 16, 1 << 18, 1 << 20, 2 << 20)) - 64
     small = rng.choice(
@@ -20,10 +20,13 @@ def big(rng: random.Random) -> tuple[str, bytes]:
     desc, end = wire.desc(5), wire.message({16: b"sha256"})
     manifest = wire.unsealed(wire.manifest(1, {}))[12:]
 
-    def listed(names: int) -> bytes:
-        return b"".join(wire.field(13, wire.message({1: b"pages-%d.img" % n, 2: n, 3: b""})) for n in range(names))
+    inline = wire.image(wire.SHM, wire.entry(wire.message({1: desc, 2: 1 << 40})))
 
-    shapes: tuple[tuple[str, Callable[[], bytes]], ...] = (
+    def listed(names: int) -> bytes:
+        digest = b"d" * rng.choice((0, 16))
+        return b"".join(wire.field(13, wire.message({1: b"pages-%d.img" % n, 2: n, 3: digest})) for n in range(names))
+
+    shapes: tuple[tuple[str, Callable[[], Node]], ...] = (
         ("var", lambda: wire.image(wire.VAR, wire.entry(wire.message({1: b"\1" * size})))),
         ("var", lambda: wire.variables() + wire.entry(many)),
         ("var", lambda: wire.image(wire.VAR, wire.entry(wire.variables()[12:] + many))),
@@ -44,15 +47,18 @@ def big(rng: random.Random) -> tuple[str, bytes]:
         ("sem", lambda: wire.image(wire.SEM, wire.semaphores(desc, [1], wire.message({3: b"\7" * size})))),
         ("sem", lambda: wire.image(wire.SEM, wire.semaphores(desc, [1]) * (size // 40))),
         ("shm", lambda: wire.image(wire.SHM, wire.entry(wire.message({1: desc, 2: size})), wire.padded(long, 4))),
+        ("shm", lambda: Sparse(inline, len(inline) + (1 << 40))),
         ("shm", lambda: wire.image(wire.SHM, wire.segment(desc, 1) * (size // 30))),
         ("shm", lambda: wire.image(wire.SHM, wire.segment(desc, 1, None, many))),
         ("pagemap", lambda: wire.pagemap(1, *(wire.pages(n * PAGE, 1) for n in range(size // 20)))),
         ("pagemap", lambda: wire.pagemap(1, wire.entry(wire.message({1: 0, 2: 1}) + many))),
+        ("pagemap", lambda: wire.pagemap(1, wire.entry(wire.message({1: 0, 2: 1}) + many[: 60 << 10]))),
         ("pagemap", lambda: wire.pagemap(1, wire.entry(wire.message({1: 0, 2: 1}) + wire.field(6, 1) * (size // 2)))),
         ("pagemap", lambda: wire.pagemap(1, wire.entry(b"".join(wire.field(n, 1) for n in range(6, size // 4))))),
         ("manifest", lambda: wire.seal(wire.image(wire.MANIFEST, wire.entry(manifest + listed(size // 20))))),
         ("manifest", lambda: wire.seal(wire.image(wire.MANIFEST, wire.entry(manifest + many)))),
         ("manifest", lambda: wire.image(wire.MANIFEST, wire.entry(many))),
+        ("manifest", lambda: wire.image(wire.MANIFEST, wire.entry(many[: 60 << 10]))),
         ("manifest", lambda: wire.manifest(1, {}, {rng.choice((2, 4, 5, 14, 16)): long})),
         ("manifest", lambda: wire.seal(wire.image(wire.MANIFEST, wire.entry(manifest + wire.field(13, long) + end)))),
         ("manifest", lambda: wire.manifest(1, {}) + wire.entry(many)),

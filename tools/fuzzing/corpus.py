@@ -17,9 +17,18 @@ from .protobuf import encode, number_of, parse, sealed
 DATA = Path(__file__).resolve().parent.parent.parent / "tests" / "data" / "criu-4.2"
 PAGE = wire.PAGE
 
-# What stands under a name in a directory: bytes for a file, text for anything else, None for nothing.
+
+@dataclass(frozen=True)
+class Sparse:
+    """A file of that many bytes, which are a hole after data."""
+
+    data: bytes
+    size: int
+
+
+# What stands under a name in a directory: bytes or Sparse for a file, text for anything else, None for nothing.
 # Texts: "directory", "directory with commit", "fifo", and "link TARGET".
-Node = bytes | str | None
+Node = bytes | Sparse | str | None
 Files = Mapping[str, Node]
 
 
@@ -83,7 +92,7 @@ def taken_apart(kind: str, data: bytes) -> Member:
 
 
 def _made_by_hand() -> Iterator[tuple[str, dict[str, Node]]]:
-    """What CRIU 4.2 does not write: first images, inline segments, huge pages, parents."""
+    """What neither writes here: first images, inline segments, huge pages, parents, a machine with large pages."""
     first = {
         "ipcns-var-1.img": wire.variables({13: None, 14: None}),
         "ipcns-msg-1.img": wire.image(
@@ -121,6 +130,15 @@ def _made_by_hand() -> Iterator[tuple[str, dict[str, Node]]]:
         {**segment, "pagemap-shmem-0.img": middle, "pages-1.img": b"m" * 3 * PAGE, "parent": "link ../whole"},
     )
     yield "whole", {**segment, "pagemap-shmem-0.img": whole, "pages-1.img": b"w" * 8 * PAGE}
+    large = 16 * PAGE
+    files = {
+        **first,
+        "ipcns-shm-1.img": wire.image(wire.SHM, wire.segment(wire.desc(0, 7), 4 * large)),
+        "pagemap-shmem-0.img": wire.pagemap(1, wire.pages(0, 1), wire.pages(2 * large, 1)),
+        "pages-1.img": b"l" * 2 * large,
+    }
+    counts = {8: 1, 9: 12, 10: 1, 11: 1, 12: 2}
+    yield "large", {**files, "ipcimg-manifest-1.img": wire.manifest(1, files, {6: large, **counts})}
 
 
 def _saved(scratch: Path) -> Iterator[tuple[str, dict[str, Node]]]:

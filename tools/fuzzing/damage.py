@@ -98,7 +98,7 @@ def damage_message(rng: random.Random, data: bytes, other: bytes, depth: int = 0
 
 
 def damage_parts(rng: random.Random, parts: list[bytes], other: list[bytes]) -> None:
-    """Leave out, repeat, move or exchange a few parts, or make one's length a lie."""
+    """Leave out, repeat, move or exchange a few parts, give one a twin that differs, or make one's length a lie."""
     at, how = rng.randrange(len(parts) + 1), rng.randrange(6)
     some = parts[at : at + rng.choice((1, 1, 2, 3, 4))]
     if how == 0:
@@ -111,6 +111,8 @@ def damage_parts(rng: random.Random, parts: list[bytes], other: list[bytes]) -> 
         parts[to:to] = some
     elif how == 3:
         parts[at : at + rng.randint(0, len(some))] = other[rng.randrange(len(other)) :][:4] if other else []
+    elif how == 4 and some:
+        parts[at:at] = [wire.entry(damage_message(rng, some[0][4:], some[0][4:])), *some[1:]]
     elif some:
         parts[at] = wire.u32(_edge(rng, len(some[0]) - 4) & 0xFFFFFFFF) + some[0][4:]
 

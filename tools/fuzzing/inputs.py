@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from .big import big
-from .corpus import Corpus, Files
+from .corpus import Corpus, Files, Sparse
 from .damage import damaged
 from .sets import damaged_set
 
@@ -22,10 +22,18 @@ class Input:
     base: str  # the set that it changes; "" for none
     files: Files
 
+    @property
+    def size(self) -> int:
+        """Bytes of its files, without those of holes."""
+        whole = (node.data if isinstance(node, Sparse) else node for node in self.files.values())
+        return sum(len(node) for node in whole if isinstance(node, bytes))
+
     def __str__(self) -> str:
         lines = [f"read as {self.reader}" + (f", the set {self.base} with" if self.base else "")]
         for name, node in self.files.items():
-            if isinstance(node, bytes):
+            if isinstance(node, Sparse):
+                text = f"{node.data.hex()}, then a hole up to {node.size} bytes"
+            elif isinstance(node, bytes):
                 text = node[:SHOWN_BYTES].hex() + (f"… ({len(node)} bytes)" if len(node) > SHOWN_BYTES else "")
             else:
                 text = f"({node or 'nothing'})"
@@ -45,7 +53,8 @@ def make(corpus: Corpus, seed: str, number: int) -> Input:
     [kind] = rng.choices(list(SHARES), list(SHARES.values()))
     if kind == "big":
         of, data = big(rng)
-        return Input(kind, rng.choice((of, *(SHOWN if of != "ids" else ()))), "", {"x.img": data})
+        shown = () if of == "ids" else ("text", "hex") if isinstance(data, Sparse) else SHOWN
+        return Input(kind, rng.choice((of, *shown)), "", {"x.img": data})
     if kind in IMAGES or (kind in SHOWN and rng.random() < 0.7):
         of = kind if kind in IMAGES else rng.choice(IMAGES)
         return Input(kind, kind, "", {"x.img": damaged(rng, corpus, rng.choice(corpus.by_kind[of]))})

@@ -21,7 +21,7 @@ from typing import Any
 from ipcimg.errors import IpcimgError
 
 LARGE = 256 << 10  # bytes of an input
-SECONDS = 1.0  # an input may take, for each LARGE bytes begun
+SECONDS = 2.0  # an input may take, for each LARGE bytes begun
 MEMORY = 64 << 20  # bytes it may make the process grow by
 LINE = 4096  # characters of an error
 SLACK = 16 << 20  # bytes of address space that the allocator may map beyond MEMORY
@@ -201,11 +201,9 @@ class Judge:
                 return f"a message that names no file: {refusal!r}"
         if _Audited.done:
             return f"did more than to read: {_Audited.done[0]}"
-        if self._next_fd() > self._free_fd:
-            gc.collect()
-            free, self._free_fd = self._free_fd, self._next_fd()
-            if self._free_fd > free:
-                return "left a file open"
+        free, self._free_fd = self._free_fd, self._next_fd()
+        if self._free_fd > free:
+            return "left a file open"
         if self._lost:
             lost, self._lost = self._lost, []
             return f"lost an exception: {lost[0]}"

@@ -12,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .corpus import Corpus, Node
+from .corpus import Corpus, Node, Sparse
 from .inputs import Input
+
+LOOKED_AT = 8 << 20  # bytes of a file
 
 
 def put(path: str, node: Node) -> None:
@@ -27,7 +29,10 @@ def put(path: str, node: Node) -> None:
             shutil.rmtree(path)
         else:
             os.unlink(path)
-    if isinstance(node, bytes):
+    if isinstance(node, Sparse):
+        Path(path).write_bytes(node.data)
+        os.truncate(path, node.size)
+    elif isinstance(node, bytes):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         os.write(fd, node)
         os.close(fd)
@@ -42,11 +47,15 @@ def put(path: str, node: Node) -> None:
 
 
 def state(path: str) -> dict[str, object]:
-    """What is in a directory: files with their bytes, others with their type."""
+    """What is in a directory: files with their size and their first bytes, others with their type."""
     found: dict[str, object] = {}
     for name in os.listdir(path):
-        mode = os.lstat(f"{path}/{name}").st_mode
-        found[name] = Path(path, name).read_bytes() if stat.S_ISREG(mode) else stat.S_IFMT(mode)
+        status = os.lstat(f"{path}/{name}")
+        if stat.S_ISREG(status.st_mode):
+            with open(f"{path}/{name}", "rb") as file:
+                found[name] = (status.st_size, file.read(LOOKED_AT))
+        else:
+            found[name] = stat.S_IFMT(status.st_mode)
     return found
 
 

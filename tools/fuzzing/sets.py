@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tests import wire
 
-from .corpus import PAGE, Corpus, Node, is_manifest, kind_of, taken_apart
+from .corpus import PAGE, Corpus, Node, Sparse, is_manifest, kind_of, taken_apart
 from .damage import damage_bytes, damage_message, damaged
 from .protobuf import algorithm, encode, parse, sealed
 
@@ -40,27 +40,13 @@ def with_digests(rng: random.Random, files: Mapping[str, Node]) -> dict[str, Nod
 
 
 OTHER_NODES: tuple[Node, ...] = (
-    "directory",
-    "directory with commit",
-    "fifo",
-    "link .",
-    "link ..",
-    "link nowhere",
-    "link parent",
-    "link .ipcimg-1.tmp",
-    b"",
-    b"x",
+    *("directory", "directory with commit", "fifo", "link .", "link ..", "link nowhere", "link parent"),
+    *("link .ipcimg-1.tmp", b"", b"x"),
 )
 STRANGE_NAMES = (
     *(".ipcimg-1.tmp", ".ipcimg-9.tmp", ".ipcimg-2.tmp", "parent", "ids-1.img", "ipcns-var-2.img", "ipcns-msg-1.img"),
-    *(
-        "ipcns-var-9999999999.img",
-        "ipcns-shm-01.img",
-        "ipcns-sem-1.img\n",
-        "pages-4294967295.img",
-        "ipcimg-manifest-1.img",
-    ),
-    *("ipcimg-manifest-9.img", "pagemap-shmem-0.img", "\udcff.img", "commit"),
+    *("ipcns-var-9999999999.img", "ipcns-shm-01.img", "ipcns-sem-1.img\n", "pages-4294967295.img"),
+    *("ipcimg-manifest-1.img", "ipcimg-manifest-9.img", "pagemap-shmem-0.img", "\udcff.img", "commit"),
 )
 
 
@@ -73,8 +59,10 @@ def damaged_set(rng: random.Random, corpus: Corpus, base: str, pages: bool) -> d
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         name, how = rng.choice(wanted), rng.random()
         data = files.get(name)
-        if how < 0.08:
+        if how < 0.06:
             files[name] = None
+        elif how < 0.08:
+            files[name] = files.get(rng.choice(wanted))
         elif how < 0.12:
             files[name] = rng.choice(list(rng.choice(list(corpus.sets.values())).values()))
         elif how < 0.16:
@@ -82,6 +70,8 @@ def damaged_set(rng: random.Random, corpus: Corpus, base: str, pages: bool) -> d
         elif how < 0.20:
             number = rng.choice((0, 1, 2, 3, 9, 4294967295))
             files[re.sub(r"\d+(?=\.img)", str(number), name)] = files.pop(name, None)
+        elif pages and isinstance(data, bytes) and how < 0.22:
+            files[name] = Sparse(data, 1 << 40)
         elif isinstance(data, bytes) and (kind := kind_of(name)):
             try:
                 files[name] = damaged(rng, corpus, taken_apart(kind, data))

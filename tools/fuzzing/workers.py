@@ -24,10 +24,9 @@ REPORT = 500  # inputs between two reports to the parent
 def judge_input(judge: Judge, scratch: Scratch, this: Input, look: bool = False) -> Verdict:
     """Run the input's reader on it. look: see besides that the directory is as it was."""
     with scratch.holding(this) as path:
-        size = sum(len(node) for node in this.files.values() if isinstance(node, bytes))
         before = state(path) if look else None
         reader = READERS[this.reader]
-        verdict = judge.judge(lambda: reader(path), size, this.reader == "JSON")
+        verdict = judge.judge(lambda: reader(path), this.size, this.reader == "JSON")
         if look and before != state(path) and not verdict.violation:
             verdict.violation = "changed its image directory"
         if verdict.refusal is not None:
