@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from . import digest
 from .digest import DigestingFile
-from .errors import DirectoryError, ImageError, explain
+from .errors import DirectoryError, ImageError, explain, listed
 from .image import ImageFile
 from .interrupts import deferred, held
 from .manifest import File
@@ -172,13 +172,12 @@ class ImageDirectory:
             raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
         if ns_id is None:
             if len(sets) > 1:
-                among = ", ".join(map(str, sets))
                 raise DirectoryError(
-                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {among}"
+                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {listed(sets)}"
                 )
             return sets[0]
         if ns_id not in sets:
-            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {', '.join(map(str, sets))}")
+            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {listed(sets)}")
         return ns_id
 
     def chosen_sets(self, ns_id: int | None) -> list[int]:

@@ -21,7 +21,7 @@ from .directory import (
     pagemap_name,
     pages_name,
 )
-from .errors import DirectoryError, ImageError, quoted
+from .errors import DirectoryError, ImageError, listed, quoted
 from .image import ImageFile
 from .interrupts import deferred
 from .selection import EVERYTHING, Selection
@@ -359,8 +359,8 @@ def _choose_ns_id(directory: ImageDirectory) -> int:
     told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
     if len(told) > 1:
         raise DirectoryError(
-            f"image directory {directory.path}: its ids-*.img name the IPC namespaces "
-            f"{', '.join(map(str, sorted(told)))}; choose one by --ns-id"
+            f"image directory {directory.path}: its ids-*.img name the IPC namespaces {listed(sorted(told))}; "
+            "choose one by --ns-id"
         )
     return told.pop() if told else 1
 

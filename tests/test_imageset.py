@@ -488,6 +488,19 @@ def test_conflicting_ids(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "ipcns-var-12.img").exists()
 
 
+def test_very_many_sets(tmp_path: pathlib.Path) -> None:
+    """An error names some of them."""
+    wire.write(tmp_path, {f"ipcns-var-{n}.img": b"" for n in range(3000)})
+    wire.write(tmp_path, {f"ids-{n}.img": wire.ids(n) for n in range(3000)})
+    some = f"{', '.join(map(str, range(16)))}, …"
+    with pytest.raises(DirectoryError, match=f"3000 sets in it; choose one by --ns-id: {some}$"):
+        ipcimg.load(tmp_path)
+    with pytest.raises(DirectoryError, match=f"no set 3000 in it, only {some}$"):
+        ipcimg.load(tmp_path, ns_id=3000)
+    with pytest.raises(DirectoryError, match=f"the IPC namespaces {some}; choose one"):
+        ipcimg.save(EMPTY, tmp_path)
+
+
 def test_what_saving_an_empty_namespace_writes(tmp_path: pathlib.Path) -> None:
     assert ipcimg.save(EMPTY, tmp_path) == ipcimg.Counts()
     expected = wire.variables({1: [1, 2, 3, 4], **{n: n for n in range(2, 13)}, 9: 1, 13: None, 14: None, 1000: 1})
