@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from . import digest, model
-from .errors import ChangedError, ImageError
-from .image import ImageFile, Reader, Writer
+from .errors import ChangedError, ImageError, quoted
+from .image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
@@ -43,6 +44,7 @@ _U32_MAX = (1 << 32) - 1
 _INT_MAX = (1 << 31) - 1
 _LONG_MAX = (1 << 63) - 1
 _SEMVMX = 32767  # linux/sem.h
+_NSEMS = (1 << 25) - 1  # a set has at most 2 GiB of the kernel's memory, and a semaphore takes 64 bytes
 _MODE = 0o777  # of queues and sets
 _SEGMENT_MODE = 0o3777  # and SHM_DEST, SHM_LOCKED
 
@@ -59,6 +61,10 @@ _FACTS_OF_SEGMENT: Any = own.segment
 _HAS_MANIFEST: Any = own.has_manifest
 
 _P = TypeVar("_P", bound=Protobuf)
+_NAMED = 8  # things of an entry that an error names; there can be any number
+# Bytes that a field of a long entry has on average at least, since one of two bytes can take sixty when it is decoded.
+# A file in a manifest has 35 or more, semaphores are packed into one field.
+_FIELD = 32
 _BIG_ENDIAN = sys.byteorder == "big"
 
 
@@ -77,17 +83,77 @@ def _writer(file: BinaryIO, kind: str) -> Writer:
     return Writer(file, _MAGIC_OF[kind])
 
 
-def _parse(reader: Reader, start: int, data: bytes, into: _P) -> _P:
-    """data, which the image has at start, as a message. Raises ImageError."""
-    name = into.DESCRIPTOR.name
+def _next(reader: Reader, into: _P, most: int = MAX_PLAIN) -> _P | None:
+    """The next entry, of at most so many bytes, as a message; None at the end of the image. Raises ImageError."""
+    start, name = reader.offset, into.DESCRIPTOR.name
+    data = reader.entry(name, most)
+    if data is None:
+        return None
+    if len(data) > MAX_PLAIN and _has_more_fields(data, len(data) // _FIELD):
+        raise ImageError(
+            reader.image.path, start, f"{name} has {len(data)} bytes and fields of less than {_FIELD} on average"
+        )
     try:
         into.ParseFromString(data)
     except DecodeError:
         raise ImageError(reader.image.path, start, f"{len(data)} bytes that are no {name}") from None
-    missing: list[str] = [] if into.IsInitialized() else into.FindInitializationErrors()  # type: ignore[attr-defined]
-    if missing:
+    if not into.IsInitialized():
+        # protobuf's own list has a name for every gap of every entry of a list: an image can make it gigabytes long.
+        missing = itertools.islice(_missing(into), _NAMED)
         raise ImageError(reader.image.path, start, f"{name} lacks {', '.join(missing)}")
     return into
+
+
+def _only(reader: Reader, into: _P, most: int = MAX_PLAIN) -> _P:
+    """As _next(), where the image may not end."""
+    entry = _next(reader, into, most)
+    if entry is None:
+        raise ImageError(reader.image.path, reader.offset, f"ends where {into.DESCRIPTOR.name} should begin")
+    return entry
+
+
+def _has_more_fields(data: bytes, most: int) -> bool:
+    """Has a message more fields than that? Those of groups count, those of messages inside do not."""
+    at = fields = 0
+    try:
+        while at < len(data) and fields <= most:
+            fields += 1
+            tag, at = _varint(data, at)
+            wire_type = tag & 7
+            if wire_type == 0:
+                _, at = _varint(data, at)
+            elif wire_type == 2:
+                length, at = _varint(data, at)
+                at += length
+            else:
+                at += {1: 8, 5: 4}.get(wire_type, 0)
+    except IndexError:  # it ends within a field, as who parses it will see
+        return False
+    return fields > most
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number there, of which a length has at most 32 bits, and where it ends. Raises IndexError."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift = min(shift + 7, 63)
+
+
+def _missing(message: Protobuf) -> Iterator[str]:
+    """The required fields that a message lacks, found one after the other."""
+    for field in message.DESCRIPTOR.fields:
+        if field.is_required and not message.HasField(field.name):
+            yield field.name
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                if not inner.IsInitialized():
+                    yield from (f"{field.name}.{name}" for name in _missing(inner))
 
 
 class _Checks:
@@ -144,8 +210,7 @@ def encode_variables(file: BinaryIO, variables: model.Variables, *, has_manifest
 
 def has_manifest(image: ImageFile) -> bool:
     """Is it the variables of a set with a manifest? Raises ImageError."""
-    reader = _open(image, "IPC_VAR")
-    entry = _parse(reader, reader.offset, reader.required_entry("ipc_var_entry"), criu.ipc_var_entry())
+    entry = _only(_open(image, "IPC_VAR"), criu.ipc_var_entry())
     return bool(entry.Extensions[_HAS_MANIFEST])
 
 
@@ -153,7 +218,7 @@ def decode_variables(image: ImageFile) -> model.Variables:
     """The one entry of the image. Raises ImageError, also where something follows it."""
     reader = _open(image, "IPC_VAR")
     start = reader.offset
-    entry = _parse(reader, start, reader.required_entry("ipc_var_entry"), criu.ipc_var_entry())
+    entry = _only(reader, criu.ipc_var_entry())
     checks = _Checks(reader, start, "variables")
     checks.within("shm_rmid_forced", entry.shm_rmid_forced, 0, 1)
     if len(entry.sem_ctls) != 4:
@@ -224,10 +289,8 @@ class _Messages:
 
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
-        data = reader.entry("ipc_msg")
-        if data is None:
+        if _next(reader, head) is None:
             raise self._checks.fail(f"the image ends after {n} of its {self._count} messages")
-        _parse(reader, start, data, head)
         if not 1 <= head.mtype <= _LONG_MAX:
             raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {_LONG_MAX}")
         if head.msize > _INT_MAX:
@@ -239,10 +302,9 @@ def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
     reader = _open(image, "IPCNS_MSG")
     while True:
         start = reader.offset
-        data = reader.entry("ipc_msg_entry")
-        if data is None:
+        entry = _next(reader, criu.ipc_msg_entry())
+        if entry is None:
             return
-        entry = _parse(reader, start, data, criu.ipc_msg_entry())
         checks = _Checks(reader, start, f"message queue {entry.desc.id}")
         permissions = _permissions(entry.desc, checks)
         messages = _Messages(image, reader.offset, checks, entry.qnum)
@@ -286,13 +348,12 @@ def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
     reader = _open(image, "IPCNS_SEM")
     while True:
         start = reader.offset
-        data = reader.entry("ipc_sem_entry")
-        if data is None:
+        entry = _next(reader, criu.ipc_sem_entry(), MAX_ENTRY)
+        if entry is None:
             return
-        entry = _parse(reader, start, data, criu.ipc_sem_entry())
         checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
         permissions = _permissions(entry.desc, checks)
-        checks.within("nsems", entry.nsems, 1, _INT_MAX)
+        checks.within("nsems", entry.nsems, 1, _NSEMS)
         values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
         values = _little_endian(values)
         if max(values) > _SEMVMX:
@@ -372,10 +433,9 @@ def decode_segments(
     reader = _open(image, "IPCNS_SHM")
     while True:
         start = reader.offset
-        data = reader.entry("ipc_shm_entry")
-        if data is None:
+        entry = _next(reader, criu.ipc_shm_entry())
+        if entry is None:
             return
-        entry = _parse(reader, start, data, criu.ipc_shm_entry())
         checks = _Checks(reader, start, f"shared memory segment {entry.desc.id}")
         permissions = _permissions(entry.desc, checks, _SEGMENT_MODE)
         checks.within("size", entry.size, 1, _LONG_MAX)
@@ -425,8 +485,7 @@ class PagemapEncoder:
 def decode_pagemap(image: ImageFile, page_size: int) -> tuple[int, Iterator[PageRun]]:
     """The number of the pages file, and the runs in ascending order. Raises ImageError."""
     reader = _open(image, "PAGEMAP")
-    start = reader.offset
-    head = _parse(reader, start, reader.required_entry("pagemap_head"), criu.pagemap_head())
+    head = _only(reader, criu.pagemap_head())
     return head.pages_id, _page_runs(reader, page_size)
 
 
@@ -434,13 +493,12 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
     end = 0
     while True:
         start = reader.offset
-        data = reader.entry("pagemap_entry")
-        if data is None:
+        entry = _next(reader, criu.pagemap_entry())
+        if entry is None:
             return
-        entry = _parse(reader, start, data, criu.pagemap_entry())
         checks = _Checks(reader, start, f"pages at {entry.vaddr:#x}")
         unknown_fields: Any = UnknownFieldSet(entry)
-        unknown = sorted({field.field_number for field in unknown_fields})
+        unknown = sorted({field.field_number for field in unknown_fields})[:_NAMED]
         if unknown:
             raise checks.fail(f"pagemap_entry has fields {unknown} that CRIU 4.2 does not know (compressed pages?)")
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
@@ -451,6 +509,7 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
             raise checks.fail(f"not a multiple of the page size {page_size}")
         if entry.vaddr < end:
             raise checks.fail(f"overlap what comes before, which ends at {end:#x}")
+        checks.within("vaddr", entry.vaddr, 0, _LONG_MAX - page_size)
         checks.within("nr_pages", pages, 1, (_LONG_MAX - entry.vaddr) // page_size)
         end = entry.vaddr + pages * page_size
         yield PageRun(entry.vaddr, pages, bool(flags & _PE_PARENT), start)
@@ -461,9 +520,7 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
 
 def decode_ipc_ns_id(image: ImageFile) -> int | None:
     """The N of ipcns-*-N.img that a task's ids image tells, or None where it tells none."""
-    reader = _open(image, "IDS")
-    start = reader.offset
-    entry = _parse(reader, start, reader.required_entry("task_kobj_ids_entry"), criu.task_kobj_ids_entry())
+    entry = _only(_open(image, "IDS"), criu.task_kobj_ids_entry())
     return entry.ipc_ns_id if entry.HasField("ipc_ns_id") else None
 
 
@@ -471,6 +528,7 @@ def decode_ipc_ns_id(image: ImageFile) -> int | None:
 
 _MANIFEST_COUNTS = tuple(model.Counts.__dataclass_fields__)
 _MANIFEST_FACTS = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id")
+_TEXT = 4096  # characters of a text in the manifest
 
 
 def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
@@ -480,7 +538,8 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
         **{name: getattr(manifest.counts, name) for name in _MANIFEST_COUNTS},
         files=[own.manifest_file(name=name, size=f.size, digest=f.digest) for name, f in manifest.files.items()],
         digest_algorithm=manifest.digest_algorithm,
-        selection=manifest.selection,
+        # It is for people, and as long as the command line was.
+        selection=manifest.selection and manifest.selection[:_TEXT],
     )
     if manifest.consistency is not None:
         entry.consistency, entry.compared = manifest.consistency.how, manifest.consistency.compared
@@ -500,30 +559,26 @@ def decode_manifest(image: ImageFile) -> Manifest:
     """Raises ImageError."""
     reader = _open(image, "IPCIMG_MANIFEST")
     start = reader.offset
-    entry = _parse(reader, start, reader.required_entry("manifest_entry"), own.manifest_entry())
+    entry = _only(reader, own.manifest_entry(), MAX_ENTRY)
     checks = _Checks(reader, start, "manifest")
     checks.within("version", entry.version, 1, Manifest.VERSION)
     if entry.digest_algorithm not in digest.ALGORITHMS:
-        raise checks.fail(f"digest_algorithm is {entry.digest_algorithm!r}; known are {', '.join(digest.ALGORITHMS)}")
+        known = ", ".join(digest.ALGORITHMS)
+        raise checks.fail(f"digest_algorithm is {quoted(entry.digest_algorithm)}; known are {known}")
     end = reader.offset
-    seal = _parse(reader, end, reader.required_entry("manifest_seal"), own.manifest_seal())
+    seal = _only(reader, own.manifest_seal())
     reader.expect_end()
     if seal.digest != image.digest(entry.digest_algorithm, end):
         raise ImageError(image.path, None, "is not as it was written: its digest is another one")
     checks.within("created", entry.created, 0, 1 << 40)
     if entry.page_size & (entry.page_size - 1) or not 4096 <= entry.page_size <= 1 << 20:
         raise checks.fail(f"page_size is {entry.page_size}; no machine has such pages")
-    for text in (
-        entry.tool,
-        entry.kernel,
-        entry.machine,
-        entry.selection,
-        entry.consistency,
-        *entry.moved,
-        *(file.name for file in entry.files),
-    ):
+    texts = (entry.tool, entry.kernel, entry.machine, entry.selection, entry.consistency)
+    for text in itertools.chain(texts, entry.moved, (file.name for file in entry.files)):
         if not isinstance(text, str):  # protobuf gives bytes that are no UTF-8 as they are
-            raise checks.fail(f"{text!r} is no text")
+            raise checks.fail(f"{quoted(text)} is no text")
+        if len(text) > _TEXT:
+            raise checks.fail(f"{quoted(text)} has {len(text)} characters; no text has more than {_TEXT}")
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),

@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from . import digest
 from .digest import DigestingFile
-from .errors import DirectoryError, ImageError, explain
+from .errors import DirectoryError, ImageError, explain, listed
 from .image import ImageFile
 from .interrupts import deferred, held
 from .manifest import File
@@ -120,13 +120,23 @@ class ImageDirectory:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
 
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn an OSError raised inside into a DirectoryError."""
+        try:
+            yield
+        except OSError as error:
+            raise DirectoryError(f"image directory {self.path}: {explain(error)}") from error
+
     def names(self) -> list[str]:
-        """The names in the directory, sorted."""
-        return sorted(os.listdir(self.fd))
+        """The names in the directory, sorted. Raises DirectoryError."""
+        with self._asked():
+            return sorted(os.listdir(self.fd))
 
     def has(self, name: str) -> bool:
-        """Is there anything of that name, be it a dangling symbolic link?"""
-        return _has(self.fd, name)
+        """Is there anything of that name, be it a dangling symbolic link? Raises DirectoryError."""
+        with self._asked():
+            return _has(self.fd, name)
 
     def image(self, name: str) -> ImageFile:
         """Open an image for reading. Raises ImageError, also for a symbolic link."""
@@ -159,8 +169,9 @@ class ImageDirectory:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def is_directory(self, name: str) -> bool:
-        """Is there a directory of that name?"""
-        return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
+        """Is there a directory of that name? Raises DirectoryError where there is nothing."""
+        with self._asked():
+            return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
     def parent(self) -> ImageDirectory:
         """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""
@@ -180,13 +191,12 @@ class ImageDirectory:
             raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
         if ns_id is None:
             if len(sets) > 1:
-                among = ", ".join(map(str, sets))
                 raise DirectoryError(
-                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {among}"
+                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {listed(sets)}"
                 )
             return sets[0]
         if ns_id not in sets:
-            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {', '.join(map(str, sets))}")
+            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {listed(sets)}")
         return ns_id
 
     def chosen_sets(self, ns_id: int | None) -> list[int]:

@@ -60,11 +60,23 @@ class KernelError(IpcimgError):
     """The kernel refused a call; __cause__ is the OSError."""
 
 
+_QUOTED, _LISTED = 80, 16  # characters, numbers
+
 # What usually stands behind an errno, for the operator who reads it.
 _HINTS = {
     "EPERM": "is this root, with CAP_SYS_ADMIN over the namespace?",
     "ENOSYS": "this kernel lacks CONFIG_CHECKPOINT_RESTORE, or a filter blocks the call",
 }
+
+
+def quoted(text: str | bytes) -> str:
+    """Text from elsewhere as part of a line: what is not printable escaped, and no more than its beginning."""
+    return repr(text[:_QUOTED]) + ("…" if len(text) > _QUOTED else "")
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Numbers as part of a line, no more than the first."""
+    return ", ".join(map(str, numbers[:_LISTED])) + (", …" if len(numbers) > _LISTED else "")
 
 
 def and_more(found: Sequence[str]) -> str:

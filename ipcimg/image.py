@@ -18,11 +18,13 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from . import digest
-from .errors import ImageError, IpcimgError
+from .errors import ImageError, IpcimgError, explain
 from .interrupts import held
 
 COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
-MAX_ENTRY = 16 << 20  # bytes; the largest we write is a set of 3 million semaphores with their pids
+# Bytes of an entry. What is decoded takes more memory than it has bytes, so only what has to be large may be.
+MAX_ENTRY = 16 << 20  # that holds a list; the largest we write is a set of 3 million semaphores with their pids
+MAX_PLAIN = 64 << 10  # of all others; none has 200 bytes
 
 _U32 = struct.Struct("<I")
 _BLOCK = 1 << 20  # bytes digested at a time
@@ -52,10 +54,10 @@ class ImageFile:
         return Reader(self, offset)
 
     def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill view from offset on. Raises ImageError where the file ends before."""
+        """Fill view from offset on. Raises ImageError where the file ends before, or cannot be read."""
         done = 0
         while done < len(view):
-            n = os.preadv(self.fd, [view[done:]], offset + done)
+            n = self.read_some(view[done:], offset + done)
             if n == 0:
                 raise ImageError(self.path, offset + done, f"ends {len(view) - done} bytes too early")
             done += n
@@ -69,6 +71,13 @@ class ImageFile:
             self.read_into(view, start)
             found.update(view)
         return found.digest()
+
+    def read_some(self, view: bytearray | memoryview, offset: int) -> int:
+        """Read from offset on what comes at once, and give its length: 0 at the end. Raises ImageError."""
+        try:
+            return os.preadv(self.fd, [view], offset)
+        except OSError as error:
+            raise ImageError(self.path, offset, explain(error)) from error
 
 
 class _At(io.RawIOBase):
@@ -89,7 +98,7 @@ class _At(io.RawIOBase):
         return self._offset
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        n = os.preadv(self._image.fd, [buffer], self._offset)
+        n = self._image.read_some(buffer, self._offset)
         self._offset += n
         return n
 
@@ -116,24 +125,15 @@ class Reader:
             raise ImageError(self.image.path, at, f"unknown magic {magic:#010x}; {_among(kinds)}")
         return kinds[magic]
 
-    def entry(self, what: str) -> bytes | None:
-        """The bytes of the next entry, or None at the end of the image."""
+    def entry(self, what: str, most: int = MAX_PLAIN) -> bytes | None:
+        """The bytes of the next entry, at most so many, or None at the end of the image. Raises ImageError."""
         if self.offset == self.image.size:
             return None
         start = self.offset
         (length,) = _U32.unpack(self._exactly(4, f"the length of {what}"))
-        if length > MAX_ENTRY:
-            raise ImageError(
-                self.image.path, start, f"{what} claims {length} bytes; no entry has more than {MAX_ENTRY}"
-            )
+        if length > most:
+            raise ImageError(self.image.path, start, f"{what} claims {length} bytes; none has more than {most}")
         return self._exactly(length, what)
-
-    def required_entry(self, what: str) -> bytes:
-        """The bytes of the next entry. Raises ImageError at the end of the image."""
-        data = self.entry(what)
-        if data is None:
-            raise ImageError(self.image.path, self.offset, f"ends where {what} should begin")
-        return data
 
     def expect_end(self) -> None:
         """Raise ImageError where there is more in the image."""

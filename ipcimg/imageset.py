@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import mmap
 import os
@@ -20,7 +21,7 @@ from .directory import (
     pagemap_name,
     pages_name,
 )
-from .errors import DirectoryError, ImageError
+from .errors import DirectoryError, ImageError, listed, quoted
 from .image import ImageFile
 from .interrupts import deferred
 from .selection import EVERYTHING, Selection
@@ -42,10 +43,15 @@ class ImageSet:
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
         self.manifest = self._read_manifest()
-        self.page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
+        self.page_size = page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
+
+        # Nothing of contents refers to the set, so the files are closed as soon as nobody has it.
+        def stored(shmid: int, end: int) -> _Stored:
+            return _Stored(directory, shmid, end, page_size)
+
         self.contents = model.Contents(
             variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
-            segments=self._objects("shm", lambda image: codec.decode_segments(image, self._extents, self.page_size)),
+            segments=self._objects("shm", lambda image: codec.decode_segments(image, stored, page_size)),
             queues=self._objects("msg", codec.decode_queues),
             semaphores=self._objects("sem", codec.decode_semaphores),
         )
@@ -76,9 +82,6 @@ class ImageSet:
         image = self.directory.image(name)
         return model.Again(lambda: decode(image))
 
-    def _extents(self, shmid: int, end: int) -> Iterable[model.Extent]:
-        return model.Again(lambda: _extents(self.directory, shmid, end, self.page_size))
-
     @property
     def variables_meant(self) -> bool:
         """Are the settings part of what was dumped? They are there in any case."""
@@ -96,10 +99,13 @@ class ImageSet:
     def walk(self) -> Iterator[tuple[str, model.Object, model.Counts]]:
         """Go through everything that the set promises: each object with its kind and what it holds.
 
-        Every entry is decoded, and every message, value and page seen to be there. Raises ImageError.
+        Every entry is decoded, every message, value and page seen to be there, and no two objects of a kind have the
+        same id, key or pages. Raises ImageError.
         """
         total = model.Counts()
+        seen: dict[str, set[int]] = collections.defaultdict(set)
         for kind, one in self.contents.objects():
+            self._refuse_second(kind, one, seen)
             if isinstance(one, model.MessageQueue):
                 counts = model.Counts(queues=1, messages=one.qnum)
             elif isinstance(one, model.SemaphoreSet):
@@ -110,9 +116,23 @@ class ImageSet:
             total += counts
             yield kind, one, counts
         if self.manifest is not None and total != self.manifest.counts:
-            raise ImageError(
-                manifest_name(self.ns_id), None, f"promises {self.manifest.counts}, the images hold {total}"
-            )
+            path = os.path.join(self.directory.path, manifest_name(self.ns_id))
+            raise ImageError(path, None, f"promises {self.manifest.counts}, the images hold {total}")
+
+    def _refuse_second(self, kind: str, one: model.Object, seen: dict[str, set[int]]) -> None:
+        """Raise ImageError where the object has what must be its own from one that was seen before."""
+        p = one.permissions
+        of_its_own = [(f"id of {kind}", p.id, "is in the image twice")]
+        if p.key:
+            of_its_own.append((f"key of {kind}", p.key, "has the key of another one in the image"))
+        if isinstance(one, model.SharedMemory) and isinstance(one.extents, _Stored):
+            pages_id = one.extents.pages_id
+            of_its_own.append(("pages", pages_id, f"has its pages in {pages_name(pages_id)}, which another one has"))
+        for what, number, why in of_its_own:
+            if number in seen[what]:
+                path = os.path.join(self.directory.path, kind_name(kind, self.ns_id))
+                raise ImageError(path, None, f"{p.named(kind)} {why}")
+            seen[what].add(number)
 
     def check(self) -> model.Counts:
         """Compare digests, go through everything, and count it. Raises ImageError."""
@@ -128,7 +148,7 @@ def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None
     found = codec.decode_manifest(image)
     for file in found.files:
         if not is_data_name(file, ns_id):
-            raise ImageError(image.path, None, f"lists {file!r}, which cannot be of set {ns_id}")
+            raise ImageError(image.path, None, f"lists {quoted(file)}, which cannot be of set {ns_id}")
     if found.ipc_ns_id != ns_id:
         raise ImageError(image.path, None, f"is the manifest of set {found.ipc_ns_id}")
     return found
@@ -148,6 +168,21 @@ def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Conten
     ImageError then. Raises DirectoryError, ImageError.
     """
     return open_set(os.fspath(path), ns_id).contents
+
+
+class _Stored:
+    """The data of a segment whose pages are in files of their own, each time found anew."""
+
+    def __init__(self, directory: ImageDirectory, shmid: int, end: int, page_size: int) -> None:
+        self._directory, self._shmid, self._end, self._page_size = directory, shmid, end, page_size
+
+    def __iter__(self) -> Iterator[codec.ImageExtent]:
+        return _extents(self._directory, self._shmid, self._end, self._page_size)
+
+    @property
+    def pages_id(self) -> int:
+        """The number of the pages file. Raises ImageError."""
+        return codec.decode_pagemap(self._directory.image(pagemap_name(self._shmid)), self._page_size)[0]
 
 
 def _extents(
@@ -328,8 +363,8 @@ def _choose_ns_id(directory: ImageDirectory) -> int:
     told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
     if len(told) > 1:
         raise DirectoryError(
-            f"image directory {directory.path}: its ids-*.img name the IPC namespaces "
-            f"{', '.join(map(str, sorted(told)))}; choose one by --ns-id"
+            f"image directory {directory.path}: its ids-*.img name the IPC namespaces {listed(sorted(told))}; "
+            "choose one by --ns-id"
         )
     return told.pop() if told else 1
 

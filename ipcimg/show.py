@@ -66,8 +66,8 @@ def _set(images: imageset.ImageSet, view: View) -> Iterator[str]:
     if view.json:
         names = [kind_name(kind, images.ns_id) for kind in KINDS]
         pagemaps = (pagemap_name(segment.permissions.id) for segment in images.contents.segments)
-        for name in (*filter(images.directory.has, names), *filter(images.directory.has, pagemaps)):
-            yield from _image(images.directory.image(name), view)
+        for name in dict.fromkeys(filter(images.directory.has, itertools.chain(names, pagemaps))):
+            yield from _image(images.directory.image(name), view, images.page_size)
         return
     yield f"IPC namespace {images.ns_id}, {describe.printable(images.directory.path)}\n"
     if images.manifest is None:
@@ -87,17 +87,17 @@ def _titled(title: str, pieces: Iterator[str]) -> Iterator[str]:
         yield from pieces
 
 
-def _image(image: ImageFile, view: View) -> Iterator[str]:
+def _image(image: ImageFile, view: View, page_size: int = imageset.PAGE_SIZE) -> Iterator[str]:
     kind = codec.kind_of(image)
     if kind not in _KINDS:
         raise ImageError(image.path, None, f"is of kind {kind}; ipcimg-show looks into {', '.join(_KINDS)}")
     this = _KINDS[kind]
     if not view.json:
-        yield from this.text(this.decode(image), view)
+        yield from this.text(this.decode(image, page_size), view)
         return
     yield f'{{"magic": "{kind}", "entries": ['
     separator = ""
-    for one in this.decode(image):
+    for one in this.decode(image, page_size):
         for entry in this.entries(one):
             yield separator
             yield from entry
@@ -296,7 +296,10 @@ def _with_facts(facts: Any | None) -> dict[str, Any]:
     return {} if facts is None else {"ipcimg": dataclasses.asdict(facts)}
 
 
-def _base64(data: bytes) -> str:
+_PIECE = 57 << 10  # bytes; base64 has 57 in each of its lines, so pieces can be put together
+
+
+def _base64(data: bytes | memoryview) -> str:
     return base64.encodebytes(data).decode()
 
 
@@ -322,15 +325,23 @@ def _semaphore_entries(one: model.SemaphoreSet) -> Iterator[_Entry]:
 
 
 def _segment_entries(one: model.SharedMemory) -> Iterator[_Entry]:
-    # Those that find their pages elsewhere have no extents here: see _KINDS.
-    inline = next(iter(one.extents), None)
-    content: dict[str, Any] = {"in_pagemaps": True}
-    if inline is not None:
-        data = bytearray(inline.length)
-        inline.read_into(memoryview(data))
-        content = {"extra": _base64(bytes(data))}
-    huge = {} if one.hugetlb_flag is None else {"hugetlb_flag": one.hugetlb_flag}
-    yield _whole({"desc": _desc(one.permissions), "size": one.size, **huge, **content, **_with_facts(one.facts)})
+    def pieces() -> _Entry:
+        huge = {} if one.hugetlb_flag is None else {"hugetlb_flag": one.hugetlb_flag}
+        entry = {"desc": _desc(one.permissions), "size": one.size, **huge, **_with_facts(one.facts)}
+        # Those that find their pages elsewhere have no extents here: see _KINDS.
+        inline = next(iter(one.extents), None)
+        if inline is None:
+            yield json.dumps(entry | {"in_pagemaps": True})
+            return
+        yield json.dumps(entry)[:-1] + ', "extra": "'
+        block = memoryview(bytearray(min(_PIECE, inline.length)))
+        for start in range(0, inline.length, _PIECE):
+            view = block[: inline.length - start]
+            inline.read_into(view, start)
+            yield json.dumps(_base64(view))[1:-1]
+        yield '"}'
+
+    yield pieces()
 
 
 def _pagemap_entries(part: object) -> Iterator[_Entry]:
@@ -352,32 +363,40 @@ def _manifest_entries(one: Manifest) -> Iterator[_Entry]:
 # ---- the kinds -----------------------------------------------------------------------------
 
 
+# What is in an image whose page maps count in pages of so many bytes.
+_Decode = Callable[[ImageFile, int], Iterable[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    decode: Callable[[ImageFile], Iterable[Any]]  # can be iterated again and again
+    decode: _Decode  # gives what can be iterated again and again
     text: Callable[[Any, View], Iterator[str]]
     entries: Callable[[Any], Iterator[_Entry]]
 
 
-def _decoded(decode: Callable[[ImageFile], Iterator[Any]]) -> Callable[[ImageFile], Iterable[Any]]:
-    return lambda image: model.Again(lambda: decode(image))
+def _one(decode: Callable[[ImageFile], Any]) -> _Decode:
+    return lambda image, _: [decode(image)]
 
 
-def _pagemap(image: ImageFile) -> Iterator[object]:
-    pages_id, runs = codec.decode_pagemap(image, imageset.PAGE_SIZE)
+def _decoded(decode: Callable[[ImageFile, int], Iterator[Any]]) -> _Decode:
+    return lambda image, page_size: model.Again(lambda: decode(image, page_size))
+
+
+def _pagemap(image: ImageFile, page_size: int) -> Iterator[object]:
+    pages_id, runs = codec.decode_pagemap(image, page_size)
     yield pages_id
     yield from runs
 
 
-def _segments(image: ImageFile) -> Iterator[model.SharedMemory]:
-    return codec.decode_segments(image, lambda shmid, end: (), imageset.PAGE_SIZE)
+def _segments(image: ImageFile, page_size: int) -> Iterator[model.SharedMemory]:
+    return codec.decode_segments(image, lambda shmid, end: (), page_size)
 
 
 _KINDS = {
-    "IPC_VAR": _Kind(lambda image: [codec.decode_variables(image)], _variables_text, _variables_entries),
+    "IPC_VAR": _Kind(_one(codec.decode_variables), _variables_text, _variables_entries),
     "IPCNS_SHM": _Kind(_decoded(_segments), _segments_text, _segment_entries),
-    "IPCNS_MSG": _Kind(_decoded(codec.decode_queues), _queues_text, _queue_entries),
-    "IPCNS_SEM": _Kind(_decoded(codec.decode_semaphores), _semaphores_text, _semaphore_entries),
+    "IPCNS_MSG": _Kind(_decoded(lambda image, _: codec.decode_queues(image)), _queues_text, _queue_entries),
+    "IPCNS_SEM": _Kind(_decoded(lambda image, _: codec.decode_semaphores(image)), _semaphores_text, _semaphore_entries),
     "PAGEMAP": _Kind(_decoded(_pagemap), _pagemap_text, _pagemap_entries),
-    "IPCIMG_MANIFEST": _Kind(lambda image: [codec.decode_manifest(image)], _manifest_text, _manifest_entries),
+    "IPCIMG_MANIFEST": _Kind(_one(codec.decode_manifest), _manifest_text, _manifest_entries),
 }

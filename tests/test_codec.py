@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ import pytest
 
 from ipcimg import codec, model
 from ipcimg.errors import ChangedError, ImageError
-from ipcimg.image import ImageFile
+from ipcimg.image import MAX_ENTRY, MAX_PLAIN, ImageFile
 from ipcimg.manifest import File, Manifest
 from tests import wire
 
@@ -527,8 +528,8 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
 
     at = _SECOND[wire.SEM]
     yield "no semaphores", SEMAPHORES, _head(wire.SEM, _raw({1: wire.desc(5), 2: 0})), at, "nsems is 0"
-    data = _head(wire.SEM, _raw({1: wire.desc(5), 2: INT_MAX + 1}), bytes(8))
-    yield "absurd semaphores", SEMAPHORES, data, at, f"nsems is {INT_MAX + 1}"
+    data = _head(wire.SEM, _raw({1: wire.desc(5), 2: 1 << 25}), bytes(8))
+    yield "absurd semaphores", SEMAPHORES, data, at, f"nsems is {1 << 25}"
     data = _head(wire.SEM, wire.semaphores(wire.desc(5), [1, 32768]))
     yield "value beyond SEMVMX", SEMAPHORES, data, at, "a value is 32768"
 
@@ -549,7 +550,7 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
         ("no pages in field 5", {1: 0x2000, 2: 1, 5: 0}, "nr_pages is 0"),
         ("too many pages", {1: 0x2000, 2: 1, 5: LONG_MAX // 4096}, "nr_pages is"),
         ("absurdly many pages", {1: 0x2000, 2: 1, 5: U64_MAX}, "nr_pages is"),
-        ("vaddr beyond off_t", {1: (1 << 64) - 4096, 2: 1}, "nr_pages is"),
+        ("vaddr beyond off_t", {1: (1 << 64) - 4096, 2: 1}, "vaddr is"),
         ("neither here nor in a parent", {1: 0x2000, 2: 1, 4: wire.LAZY}, "flags 2"),
         ("no flag at all", {1: 0x2000, 2: 1, 4: 0}, "flags 0"),
         ("unknown field", {1: 0x2000, 2: 1, 6: 1}, "fields [6] that CRIU 4.2 does not know (compressed pages?)"),
@@ -627,20 +628,155 @@ def _bad_manifests() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]
     yield "manifest: empty", MANIFEST, wire.image(wire.MANIFEST, wire.entry(b"")), 8, "manifest_entry lacks"
 
 
+def _hostile() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
+    """What would take much memory to decode, or many words to tell."""
+    long, many = b"a" * (1 << 20), wire.field(6, 1) * (1 << 14)
+    plain: list[tuple[str, tuple[Read, Write], bytes]] = [
+        ("variables", VARIABLES, wire.image(wire.VAR)),
+        ("queue", QUEUES, _head(wire.MSG)),
+        ("message", QUEUES, _head(wire.MSG, _raw({1: wire.desc(5), 2: 0, 3: 1}))),
+        ("segment", SEGMENTS, _head(wire.SHM)),
+        ("page map", PAGEMAP, wire.image(wire.PAGEMAP)),
+        ("pages", PAGEMAP, _head(wire.PAGEMAP)),
+        ("seal", MANIFEST, wire.unsealed(wire.manifest(1, {}))),
+    ]
+    for name, kind, before in plain:
+        why = f"claims {MAX_PLAIN + 1} bytes; none has more than {MAX_PLAIN}"
+        yield f"{name}: too long", kind, before + wire.entry(bytes(MAX_PLAIN + 1)), len(before), why
+    sets = _head(wire.SEM) + wire.u32(MAX_ENTRY + 1)
+    yield "semaphore set: too long", SEMAPHORES, sets, _SECOND[wire.SEM], f"none has more than {MAX_ENTRY}"
+
+    entry = wire.unsealed(wire.manifest(1, {}))[12:]
+    for unit in (
+        b"\x6a\0",
+        b"\xea\0\0",
+        wire.field(30, b""),
+        b"\xf3\1\xf4\1",
+        wire.field(13, wire.message({1: b"ab"})),
+    ):
+        data = wire.seal(wire.image(wire.MANIFEST, wire.entry(entry + unit * (1 << 20))))
+        yield f"manifest: many of {unit!r}", MANIFEST, data, 8, "bytes and fields of less than 32 on average"
+    few = wire.seal(wire.image(wire.MANIFEST, wire.entry(entry + b"\x6a\0" * 9999)))
+    names = ", ".join(["files.name, files.size, files.digest"] * 3)[: -len(", files.digest")]
+    yield "manifest: many files without names", MANIFEST, few, 8, f"x.img, byte 8: manifest_entry lacks {names}"
+    for number in (2, 4, 5, 14, 17):
+        data = wire.manifest(1, {}, {number: long})
+        why = f"{'a' * 80!r}… has {1 << 20} characters; no text has more than 4096"
+        yield f"manifest: long text {number}", MANIFEST, data, 8, why
+    data = wire.manifest(1, {long.decode(): 1})
+    yield "manifest: long name", MANIFEST, data, 8, f"has {1 << 20} characters"
+    for text in (b"\xff" * (1 << 20), b"\x1b" * (1 << 20)):
+        yield f"manifest: tool {text[:1]!r}", MANIFEST, wire.manifest(1, {}, {2: text}), 8, "manifest: "
+        data = wire.manifest(1, {}, {16: text})
+        yield f"manifest: digests by {text[:1]!r}", MANIFEST, data, 8, "manifest: digest_algorithm is "
+    fields = b"".join(wire.field(number, 1) for number in range(6, 9999))
+    data = _head(wire.PAGEMAP, wire.entry(wire.message({1: 0x2000, 2: 1}) + fields))
+    yield "pages: many unknown fields", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6, 7, 8, 9, 10, 11, 12, 13] that"
+    data = _head(wire.PAGEMAP, wire.entry(wire.message({1: 0x2000, 2: 1}) + many))
+    yield "pages: an unknown field often", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6] that"
+
+
 REFUSED = {
     name: case
-    for cases in (_bad_objects(), _bad_messages(), _bad_variables(), _bad_manifests())
+    for cases in (_bad_objects(), _bad_messages(), _bad_variables(), _bad_manifests(), _hostile())
     for name, *case in cases
 }
 
 
 @pytest.mark.parametrize(("kind", "data", "offset", "why"), REFUSED.values(), ids=REFUSED)
 def test_refused(image: OpenImage, kind: tuple[Read, Write], data: bytes, offset: int, why: str) -> None:
-    with pytest.raises(ImageError) as raised:
-        kind[0](image(data))
+    opened = image(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError) as raised:
+            kind[0](opened)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + (4 << 20)
+    finally:
+        tracemalloc.stop()
     assert raised.value.path == "x.img"
     assert raised.value.offset == offset
     assert why in str(raised.value)
+    assert len(str(raised.value)) < 1000
+    assert str(raised.value).isprintable()
+
+
+def test_long_lists_that_are_meant(image: OpenImage) -> None:
+    """Of the objects of a full namespace."""
+    count = 1 << 20
+    pids = wire.message({1: 1, 2: 2, 3: wire.varint(32768) * count})
+    [one] = read_semaphores(image(wire.image(wire.SEM, wire.semaphores(wire.desc(5), [7] * count, pids))))
+    assert (one.nsems, one.facts.sempid) == (count, (32768,) * count)
+    files = {f"pages-{n}.img": b"" for n in range(80_000)}
+    [manifest] = read_manifest(image(wire.manifest(1, files)))
+    assert manifest.files.keys() == files.keys()
+
+
+def test_the_shortest_files_of_a_manifest_are_not_too_short(image: OpenImage) -> None:
+    """However many there are: see codec._FIELD."""
+    listed = wire.field(13, wire.message({1: b"pages-1.img", 2: 0, 3: b"x" * 16}))
+    entry = wire.unsealed(wire.manifest(1, {}))[12:] + listed * ((MAX_ENTRY - 200) // len(listed))
+    [manifest] = read_manifest(image(wire.seal(wire.image(wire.MANIFEST, wire.entry(entry)))))
+    assert manifest.files == {"pages-1.img": File(0, b"x" * 16)}
+
+
+def test_a_selection_that_is_too_long_is_cut(image: OpenImage) -> None:
+    """Nobody acts on it, and the set must stay readable."""
+    selection = "--id msg:1 " * 1000
+    file = io.BytesIO()
+    codec.encode_manifest(file, dataclasses.replace(CASES["manifest"][2][0], selection=selection))
+    assert read_manifest(image(file.getvalue()))[0].selection == selection[:4096]
+
+
+PAGES_AT_MOST = (LONG_MAX - 0x2000) // wire.PAGE
+LINES: dict[str, tuple[tuple[Read, Write], bytes]] = {
+    f"byte 26: pages at 0x2000: nr_pages is {U64_MAX}; it can be 1 to {PAGES_AT_MOST}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, _raw({1: 0x2000, 2: 1, 5: U64_MAX})),
+    ),
+    f"byte 26: pages at 0x2000: nr_pages is {PAGES_AT_MOST + 1}; it can be 1 to {PAGES_AT_MOST}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x2000, PAGES_AT_MOST + 1)),
+    ),
+    f"byte 26: pages at 0x8000000000000000: vaddr is {LONG_MAX + 1}; it can be 0 to {LONG_MAX - wire.PAGE}": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(LONG_MAX + 1, 1)),
+    ),
+    "byte 26: pages at 0x1000: overlap what comes before, which ends at 0x2000": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x1000, 4)),
+    ),
+    "byte 40: pages at 0x4000: overlap what comes before, which ends at 0x9000": (
+        PAGEMAP,
+        _head(wire.PAGEMAP, wire.pages(0x8000, 1), wire.pages(0x4000, 1)),
+    ),
+    f"byte 35: message type 0; it can be 1 to {LONG_MAX}": (
+        QUEUES,
+        wire.image(wire.MSG, wire.queue(wire.desc(5), [(0, b"")])),
+    ),
+    f"byte 8: semaphore set 5: nsems is 0; it can be 1 to {(1 << 25) - 1}": (
+        SEMAPHORES,
+        wire.image(wire.SEM, wire.semaphores(wire.desc(5), [])),
+    ),
+    "byte 8: message queue 5: mode 0o1600 has bits that no such object has": (
+        QUEUES,
+        wire.image(wire.MSG, wire.queue(wire.desc(5, mode=0o1600))),
+    ),
+    "byte 8: semaphore set 5: mode 0o2600 has bits that no such object has": (
+        SEMAPHORES,
+        wire.image(wire.SEM, wire.semaphores(wire.desc(5, mode=0o2600), [1])),
+    ),
+    "byte 8: shared memory segment 5: mode 0o4600 has bits that no such object has": (
+        SEGMENTS,
+        wire.image(wire.SHM, wire.segment(wire.desc(5, mode=0o4600), 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "case"), LINES.items(), ids=LINES)
+def test_whole_lines(image: OpenImage, line: str, case: tuple[tuple[Read, Write], bytes]) -> None:
+    with pytest.raises(ImageError) as raised:
+        case[0][0](image(case[1]))
+    assert str(raised.value) == f"x.img, {line}"
 
 
 # ---- ids and kinds -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
@@ -15,7 +16,8 @@ from typing import Any, BinaryIO
 import pytest
 
 import ipcimg
-from ipcimg import libc, model
+from ipcimg import imageset, libc, model
+from ipcimg.directory import ImageDirectory
 from ipcimg.errors import DirectoryError, IpcimgError
 from tests import wire
 
@@ -669,3 +671,31 @@ def test_leftover_that_is_no_directory(tmp_path: pathlib.Path, kind: str) -> Non
         leftover.symlink_to(leftover if kind == "loop" else tmp_path / "elsewhere")
     with pytest.raises(DirectoryError, match=r"\.ipcimg-1\.tmp is not a directory"):
         ipcimg.load(tmp_path / "d")
+
+
+def test_a_directory_that_may_only_be_listed(tmp_path: pathlib.Path) -> None:
+    where = wire.write(tmp_path / "d", {"ipcns-var-1.img": wire.variables()})
+    directory = ImageDirectory(str(where))
+    where.chmod(0o444)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        assert directory.the_set(None) == 1
+        with pytest.raises(DirectoryError) as raised:
+            imageset.ImageSet(directory, 1)
+    finally:
+        os.seteuid(before)
+        where.chmod(0o755)
+    assert str(raised.value) == f"image directory {where}: .ipcimg-1.tmp: Permission denied"
+
+
+def test_a_directory_whose_disk_fails(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = ImageDirectory(str(tmp_path))
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "listdir", fails)
+    with pytest.raises(DirectoryError, match="Input/output error"):
+        directory.sets()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.machinery
-import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -20,22 +18,12 @@ from typing import Any
 import pytest
 
 from ipcimg.errors import ImageError
+from tools.fuzzing import inputs, workers
+from tools.fuzzing.corpus import Corpus
+from tools.fuzzing.judge import LARGE, Judge
+from tools.fuzzing.readers import READERS
 
 TOOL = pathlib.Path(__file__).parent.parent / "tools" / "fuzz"
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> Any:
-    """tools/fuzz as a module."""
-    loader = importlib.machinery.SourceFileLoader("fuzz", str(TOOL))
-    spec = importlib.util.spec_from_loader("fuzz", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module  # where dataclasses look for what their fields are
-    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    loader.exec_module(module)
-    sys.dont_write_bytecode = bytecode
-    return module
 
 
 @pytest.mark.parametrize("seed", ["fixed", f"{datetime.date.today():%Y-%m-%d}"])
@@ -55,12 +43,12 @@ def test_short_run(seed: str, record_property: Callable[[str, object], None]) ->
     assert reasons > 90
 
 
-def test_an_input_is_made_from_its_seed_and_number(fuzz: Any, tmp_path: pathlib.Path) -> None:
-    one, other = (fuzz.Corpus(tmp_path) for _ in range(2))
-    inputs = [fuzz.make(one, "a", number) for number in range(500)]
-    assert inputs == [fuzz.make(other, "a", number) for number in range(500)]
-    assert inputs != [fuzz.make(one, "b", number) for number in range(500)]
-    assert {this.kind for this in inputs} >= fuzz.SHARES.keys() - {"big"}
+def test_an_input_is_made_from_its_seed_and_number(tmp_path: pathlib.Path) -> None:
+    one, other = (Corpus(tmp_path) for _ in range(2))
+    made = [inputs.make(one, "a", number) for number in range(500)]
+    assert made == [inputs.make(other, "a", number) for number in range(500)]
+    assert made != [inputs.make(one, "b", number) for number in range(500)]
+    assert {this.kind for this in made} >= inputs.SHARES.keys() - {"big"}
 
 
 # ---- the judge -----------------------------------------------------------------------------
@@ -147,13 +135,13 @@ BAD: dict[str, tuple[Callable[[], str | None], str]] = {
 }
 
 
-def judged(fuzz: Any, read: Callable[[], str | None], **how: Any) -> Any:
+def judged(read: Callable[[], str | None], **how: Any) -> Any:
     """The verdict of a judge in a process of its own. The time is short here, that of memory as ever."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe(duplex=False)
 
     def work() -> None:
-        judge = fuzz.Judge(seconds=0.2)
+        judge = Judge(seconds=0.2)
         judge.judge(lambda: None)
         judge.settle()
         theirs.send(vars(judge.judge(read, **how)))
@@ -167,23 +155,23 @@ def judged(fuzz: Any, read: Callable[[], str | None], **how: Any) -> Any:
 
 
 @pytest.mark.parametrize(("read", "refusal"), GOOD.values(), ids=GOOD)
-def test_right(fuzz: Any, read: Callable[[], str | None], refusal: str | None) -> None:
-    verdict = judged(fuzz, read)
+def test_right(read: Callable[[], str | None], refusal: str | None) -> None:
+    verdict = judged(read)
     assert (verdict["violation"], verdict["refusal"]) == (None, refusal)
 
 
 @pytest.mark.parametrize(("read", "violation"), BAD.values(), ids=BAD)
-def test_wrong(fuzz: Any, read: Callable[[], str | None], violation: str) -> None:
+def test_wrong(read: Callable[[], str | None], violation: str) -> None:
     # The address space is limited where the input is small, so that this would be a MemoryError.
-    size = fuzz.LARGE + 1 if read is allocates else 0
-    verdict = judged(fuzz, read, size=size)
+    size = LARGE + 1 if read is allocates else 0
+    verdict = judged(read, size=size)
     assert verdict["violation"] is not None
     assert re.match(violation, verdict["violation"])
 
 
-def test_not_json(fuzz: Any) -> None:
-    assert judged(fuzz, lambda: '{"a": 1}\n', as_json=True)["violation"] is None
-    assert "not JSON" in judged(fuzz, lambda: '{"a": }\n', as_json=True)["violation"]
+def test_not_json() -> None:
+    assert judged(lambda: '{"a": 1}\n', as_json=True)["violation"] is None
+    assert "not JSON" in judged(lambda: '{"a": }\n', as_json=True)["violation"]
 
 
 # ---- a reader that takes its process along, or works behind Python's back --------------------
@@ -209,15 +197,15 @@ def changes(path: str) -> None:
     [(dies, "ended the process: -9"), (hangs, "still running after 1 s"), (changes, "changed its image directory")],
 )
 def test_worker(
-    fuzz: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, read: Callable[[str], None], violation: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, read: Callable[[str], None], violation: str
 ) -> None:
-    corpus = fuzz.Corpus(tmp_path)
-    monkeypatch.setattr(fuzz, "SHARES", {"ids": 1})
-    monkeypatch.setattr(fuzz, "PATIENCE", 1.0)
-    monkeypatch.setattr(fuzz, "LOOK", 1)
-    monkeypatch.setattr(fuzz, "warm_up", lambda *_: None)
-    monkeypatch.setitem(fuzz.READERS, "ids", read)
-    worker = fuzz.Worker(corpus, tmp_path / "workers", "a", range(1))
+    corpus = Corpus(tmp_path)
+    monkeypatch.setattr(inputs, "SHARES", {"ids": 1})
+    monkeypatch.setattr(workers, "PATIENCE", 1.0)
+    monkeypatch.setattr(workers, "LOOK", 1)
+    monkeypatch.setattr(workers, "warm_up", lambda *_: None)
+    monkeypatch.setitem(READERS, "ids", read)
+    worker = workers.Worker(corpus, tmp_path / "workers", "a", range(1))
     while worker.tend():
         pass
     assert worker.wrong == [(0, violation)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import tracemalloc
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from ipcimg.errors import ImageError, IpcimgError
-from ipcimg.image import MAX_ENTRY, ImageFile, Reader, Writer
+from ipcimg.image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
 from tests import wire
 
 KINDS = {wire.MSG: "IPCNS_MSG", wire.SEM: "IPCNS_SEM"}
@@ -84,8 +85,6 @@ def test_entry_is_read(opened: Open, data: bytes, image: str) -> None:
     assert reader.entry("it") == data
     assert reader.offset == 4 + len(data)
     assert reader.entry("another") is None
-    with pytest.raises(ImageError, match=f"byte {4 + len(data)}: ends where another should begin"):
-        reader.required_entry("another")
 
 
 @pytest.mark.parametrize(("data", "image"), ENTRIES.items())
@@ -99,20 +98,23 @@ def test_entry_is_written(tmp_path: pathlib.Path, data: bytes, image: str) -> No
 def test_entry_longer_than_the_file(opened: Open, length: int) -> None:
     reader = opened(wire.u32(length))
     with pytest.raises(ImageError) as raised:
-        reader.entry("ipc_msg")
+        reader.entry("ipc_msg", MAX_ENTRY)
     assert raised.value.path == "x.img"
     assert raised.value.offset == (4 if length <= MAX_ENTRY else 0)
     assert "ipc_msg" in raised.value.why
     assert str(length) in raised.value.why
 
 
-def test_entry_of_the_greatest_length(opened: Open) -> None:
-    assert opened(wire.entry(bytes(MAX_ENTRY))).entry("it") == bytes(MAX_ENTRY)
+@pytest.mark.parametrize("most", [MAX_PLAIN, MAX_ENTRY])
+def test_entry_of_the_greatest_length(opened: Open, most: int) -> None:
+    assert opened(wire.entry(bytes(most))).entry("it", most) == bytes(most)
+    with pytest.raises(ImageError, match=f"byte 0: it claims {most + 1} bytes; none has more than {most}$"):
+        opened(wire.entry(bytes(most + 1))).entry("it", most)
 
 
-def test_entry_beyond_the_greatest_length_is_neither_read_nor_written(opened: Open, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ImageError, match="byte 0"):
-        opened(wire.entry(bytes(MAX_ENTRY + 1))).entry("it")
+def test_an_entry_is_short_unless_it_is_told(opened: Open, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ImageError, match=f"none has more than {MAX_PLAIN}$"):
+        opened(wire.entry(bytes(MAX_PLAIN + 1))).entry("it")
     with open(tmp_path / "y.img", "wb") as file:
         writer = Writer(file, wire.MSG)
         with pytest.raises(IpcimgError, match=str(MAX_ENTRY)):
@@ -192,6 +194,19 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: pathlib.Path) -> None:
         image.reader().entry("it")
     with pytest.raises(ImageError, match=r"x\.img, byte 50: ends 50 bytes too early"):
         image.read_into(memoryview(bytearray(100)), 0)
+
+
+def test_a_file_that_cannot_be_read(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = opened(b"four").image
+
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(ImageError, match=r"x\.img, byte 0: Input/output error$"):
+        image.reader().magic({})
+    with pytest.raises(ImageError, match=r"x\.img, byte 1: Input/output error$"):
+        image.read_into(memoryview(bytearray(2)), 1)
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "fifo"])

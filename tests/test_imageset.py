@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
@@ -309,6 +311,119 @@ def test_the_manifest_s_page_size_counts(tmp_path: pathlib.Path) -> None:
     assert ipcimg.save(ipcimg.load(tmp_path), tmp_path / "copy").pages == large // imageset.PAGE_SIZE
 
 
+# ---- what every object has of its own --------------------------------------------------------
+
+STORED = {"pagemap-shmem-5.img": wire.pagemap(1), "pages-1.img": b"", "pagemap-shmem-6.img": wire.pagemap(2)}
+STORED["pages-2.img"] = b""
+
+
+def objects(kind: str, *described: bytes) -> bytes:
+    """An image of objects with these ipc_desc_entries."""
+    if kind == "shm":
+        return wire.image(wire.SHM, *(wire.segment(one, 1) for one in described))
+    if kind == "msg":
+        return wire.image(wire.MSG, *(wire.queue(one) for one in described))
+    return wire.image(wire.SEM, *(wire.semaphores(one, [1]) for one in described))
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+@pytest.mark.parametrize("kind", ["shm", "msg", "sem"])
+def test_ids_and_keys_that_come_twice(tmp_path: pathlib.Path, kind: str, manifest: bool) -> None:
+    named = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}[kind]
+    counts = {{"shm": 11, "msg": 8, "sem": 10}[kind]: 2}
+    name = f"ipcns-{kind}-1.img"
+    cases = {
+        f"{named} 5 (key 0x00000002) is in the image twice": [wire.desc(5, 1), wire.desc(5, 2)],
+        f"{named} 6 (key 0xffffffff) has the key of another one in the image": [
+            wire.desc(n, 2**32 - 1) for n in (5, 6)
+        ],
+        "": [wire.desc(5, 0), wire.desc(6, 0)],
+    }
+    for why, described in cases.items():
+        files = {**VAR, name: objects(kind, *described), **(STORED if kind == "shm" else {})}
+        if manifest:
+            files["ipcimg-manifest-1.img"] = wire.manifest(1, files, counts)
+        wire.write(tmp_path, files)
+        images = imageset.open_set(str(tmp_path))
+        if not why:
+            images.check()
+            continue
+        with pytest.raises(ImageError) as raised:
+            images.check()
+        assert str(raised.value) == f"{tmp_path}/{name}: {why}"
+
+
+def test_ids_and_keys_of_other_kinds_do_not_matter(tmp_path: pathlib.Path) -> None:
+    files = {f"ipcns-{kind}-1.img": objects(kind, wire.desc(5, 6)) for kind in ("shm", "msg", "sem")}
+    wire.write(tmp_path, {**VAR, **STORED, **files})
+    assert imageset.open_set(str(tmp_path)).check() == ipcimg.Counts(1, 0, 1, 1, 0)
+
+
+@pytest.mark.parametrize("runs", [[], [wire.pages(0, 1)]])
+def test_pages_that_two_segments_claim(tmp_path: pathlib.Path, runs: list[bytes]) -> None:
+    pagemap = wire.pagemap(7, *runs)
+    wire.write(tmp_path, {**VAR, "ipcns-shm-1.img": objects("shm", wire.desc(5), wire.desc(6))})
+    wire.write(tmp_path, {f"pagemap-shmem-{n}.img": pagemap for n in (5, 6)} | {"pages-7.img": bytes(PAGE * len(runs))})
+    with pytest.raises(ImageError) as raised:
+        imageset.open_set(str(tmp_path)).check()
+    why = "shared memory segment 6 has its pages in pages-7.img, which another one has"
+    assert str(raised.value) == f"{tmp_path}/ipcns-shm-1.img: {why}"
+
+
+def test_what_was_seen_takes_little(tmp_path: pathlib.Path) -> None:
+    count = 20_000
+    queues = wire.image(wire.MSG, *(wire.queue(wire.desc(n, n + 1)) for n in range(count)))
+    wire.write(tmp_path, {**VAR, "ipcns-msg-1.img": queues})
+    images = imageset.open_set(str(tmp_path))
+    tracemalloc.start()
+    try:
+        assert images.check().queues == count
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# ---- resources -------------------------------------------------------------------------------
+
+
+def test_files_are_closed_when_nobody_has_the_set(tmp_path: pathlib.Path) -> None:
+    """At once: a collection of garbage may be long in coming."""
+    pagemap = wire.pagemap(7, wire.pages(0, 1), wire.pages(PAGE, 1))
+    files = {**set_with_segment(pagemap, {"pages-7.img": filled("a", "b")}), "ipcns-msg-1.img": objects("msg", b"")}
+    wire.write(tmp_path, files)
+
+    def use(check: bool) -> None:
+        images = imageset.open_set(str(tmp_path))
+        assert sum(extent.length for segment in images.contents.segments for extent in segment.extents) == 2 * PAGE
+        if check:
+            with pytest.raises(ImageError, match="lacks"):
+                images.check()
+
+    use(True)
+    before = os.listdir("/proc/self/fd")
+    gc.disable()
+    try:
+        for n in range(20):
+            use(bool(n % 2))
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        gc.enable()
+
+
+def test_an_inline_segment_of_holes(tmp_path: pathlib.Path) -> None:
+    """1 TiB that costs its sender nothing is gone through, and nothing is read of it."""
+    size = 1 << 40
+    entry = wire.entry(wire.message({1: wire.desc(5), 2: size}))
+    image = wire.write(tmp_path, {**VAR, "ipcns-shm-1.img": wire.image(wire.SHM, entry)}) / "ipcns-shm-1.img"
+    os.truncate(image, image.stat().st_size + size)
+    tracemalloc.start()
+    try:
+        assert imageset.open_set(str(tmp_path)).check() == ipcimg.Counts(segments=1, pages=size // imageset.PAGE_SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 # ---- the number of the set -----------------------------------------------------------------
 
 
@@ -371,6 +486,19 @@ def test_conflicting_ids(tmp_path: pathlib.Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted(before)
     ipcimg.save(EMPTY, tmp_path, ns_id=12)
     assert (tmp_path / "ipcns-var-12.img").exists()
+
+
+def test_very_many_sets(tmp_path: pathlib.Path) -> None:
+    """An error names some of them."""
+    wire.write(tmp_path, {f"ipcns-var-{n}.img": b"" for n in range(3000)})
+    wire.write(tmp_path, {f"ids-{n}.img": wire.ids(n) for n in range(3000)})
+    some = f"{', '.join(map(str, range(16)))}, …"
+    with pytest.raises(DirectoryError, match=f"3000 sets in it; choose one by --ns-id: {some}$"):
+        ipcimg.load(tmp_path)
+    with pytest.raises(DirectoryError, match=f"no set 3000 in it, only {some}$"):
+        ipcimg.load(tmp_path, ns_id=3000)
+    with pytest.raises(DirectoryError, match=f"the IPC namespaces {some}; choose one"):
+        ipcimg.save(EMPTY, tmp_path)
 
 
 def test_what_saving_an_empty_namespace_writes(tmp_path: pathlib.Path) -> None:

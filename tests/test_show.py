@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
 
 import ipcimg
+from ipcimg.show import View
+from ipcimg.show import show as pieces
 from tests import wire
 from tests.commands import SHOW, run
 
@@ -464,6 +469,46 @@ def test_json_of_an_inline_segment(tmp_path: pathlib.Path) -> None:
     [segment] = image["entries"]
     assert base64.decodebytes(segment["extra"].encode()) == b"content"
     assert "in_pagemaps" not in segment
+
+
+@pytest.mark.parametrize("size", [57 << 10, (57 << 10) + 1, 200_001])
+def test_json_of_an_inline_segment_of_several_pieces(tmp_path: pathlib.Path, size: int) -> None:
+    content = (b"0123456789" * 20_001)[:size]
+    entry = wire.entry(wire.message({1: wire.desc(5), 2: size}))
+    wire.write(tmp_path, {"x.img": wire.image(wire.SHM, entry, wire.padded(content, 4))})
+    [image] = as_json(tmp_path / "x.img")
+    assert image["entries"][0]["extra"] == base64.encodebytes(content).decode()
+
+
+def test_an_inline_segment_of_holes_streams(tmp_path: pathlib.Path) -> None:
+    entry = wire.entry(wire.message({1: wire.desc(5), 2: 1 << 40}))
+    image = wire.write(tmp_path, {"x.img": wire.image(wire.SHM, entry)}) / "x.img"
+    os.truncate(image, image.stat().st_size + (1 << 40))
+    tracemalloc.start()
+    try:
+        shown = list(itertools.islice(pieces(str(image), None, View(json=True)), 9))
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+    assert set("".join(shown[3:])) == set("A\\n")
+    assert "1T" in show(image)
+
+
+def test_json_of_page_maps_that_count_in_other_pages(tmp_path: pathlib.Path) -> None:
+    """They are read as the rest of their set is: by what its manifest says."""
+    large = 16 * wire.PAGE
+    files = {
+        "ipcns-var-1.img": wire.variables(),
+        "ipcns-shm-1.img": wire.image(wire.SHM, wire.segment(wire.desc(), 4 * large)),
+        "pagemap-shmem-0.img": wire.pagemap(7, wire.pages(0, 1), wire.pages(large, 2)),
+        "pages-7.img": bytes(3 * large),
+    }
+    wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, files, {6: large})})
+    *_, pagemap = as_json(tmp_path)
+    assert [(run["vaddr"], run["nr_pages"]) for run in pagemap["entries"][1:]] == [(0, 1), (large, 2)]
+    files["pagemap-shmem-0.img"] = wire.pagemap(7, wire.pages(0, 1), wire.pages(large // 2, 2))
+    wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, files, {6: large})})
+    assert f"not a multiple of the page size {large}" in run(SHOW, "--json", tmp_path, status=1).stderr
 
 
 def test_json_of_facts(tmp_path: pathlib.Path) -> None:

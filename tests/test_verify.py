@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from ipcimg import imageset
 from ipcimg.errors import IpcimgError
 
 from .commands import IPCIMG, run
+from .test_criu_images import whole_objects
 
 DATA = Path(__file__).parent / "data" / "criu-4.2"
+SETS = sorted(path.name for path in DATA.iterdir())
 
 
 class Page:
@@ -130,8 +133,63 @@ def test_several_sets(dumped: Path) -> None:
     assert done.stdout.startswith("set 2: 2 message queues (")
 
 
-@pytest.mark.parametrize("name", ["basic", "identity", "attached"])
+@pytest.mark.parametrize("name", SETS)
 def test_criu_s_sets(name: str) -> None:
     assert run(IPCIMG, "verify", DATA / name).stdout.endswith(
         ": no manifest: nothing is missing that its images promise\n"
     )
+
+
+# ---- CRIU's sets, which have no list of what must be there -----------------------------------
+
+OBJECTS = {"ipcns-shm-9.img", "ipcns-msg-9.img", "ipcns-sem-9.img"}
+
+
+def of_criu(name: str, tmp_path: Path) -> dict[Path, bytes]:
+    """The files of a copy of CRIU's set that are read; all but those of the tasks."""
+    copy = shutil.copytree(DATA / name, tmp_path / "copy")
+    return {path: path.read_bytes() for path in sorted(copy.glob("*-*.img")) if not path.name.startswith("ids-")}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_truncation_of_criu_s_sets(name: str, tmp_path: Path) -> None:
+    """What passes is an image of fewer objects; CRIU itself could not tell."""
+    shorter = whole_objects(name)
+    assert shorter.keys() <= OBJECTS
+    unnoticed: dict[str, set[int]] = {}
+    for path, data in of_criu(name, tmp_path).items():
+        sizes = set(range(len(data)))
+        if path.name.startswith("pages-"):
+            odd = {size for size in (1, 4095, 4097, len(data) - 4097, len(data) - 1) if 0 < size < len(data)}
+            sizes = {*range(0, len(data), 4096), *odd}
+        for size in sorted(sizes, reverse=True):
+            os.truncate(path, size)
+            if not noticed(path.parent):
+                unnoticed.setdefault(path.name, set()).add(size)
+        path.write_bytes(data)
+    assert not noticed(tmp_path / "copy")
+    assert unnoticed == shorter
+    assert all(8 in sizes for sizes in unnoticed.values())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_deletion_of_criu_s_sets(name: str, tmp_path: Path) -> None:
+    """An image of objects that is not there says that there are none."""
+    unnoticed = set()
+    files = of_criu(name, tmp_path)
+    for path, data in files.items():
+        path.unlink()
+        if not noticed(path.parent):
+            unnoticed.add(path.name)
+        path.write_bytes(data)
+    assert not noticed(tmp_path / "copy")
+    assert unnoticed == OBJECTS & {path.name for path in files}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_more_at_the_end_of_criu_s_sets(name: str, tmp_path: Path) -> None:
+    for path, data in of_criu(name, tmp_path).items():
+        for more in (b"\0", bytes(3), bytes(4096)):
+            path.write_bytes(data + more)
+            assert noticed(path.parent), path.name
+        path.write_bytes(data)

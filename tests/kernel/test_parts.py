@@ -163,7 +163,7 @@ def test_object_twice_in_the_images(target: Namespace, tmp_path: Path) -> None:
     library.save(library.Contents(contents.variables, queues=queues), tmp_path / "d")
     for options in ([], ["--into-free-ids"]):
         line = refused("restore", "-t", target.pid, "-D", tmp_path / "d", *options)
-        assert line == "message queue 5 is in the images twice"
+        assert line == f"{tmp_path}/d/ipcns-msg-1.img: message queue 5 is in the image twice"
 
 
 # ---- comparing living namespaces ---------------------------------------------------------------
