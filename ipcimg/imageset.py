@@ -42,10 +42,15 @@ class ImageSet:
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
         self.manifest = self._read_manifest()
-        self.page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
+        self.page_size = page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
+
+        # Nothing of contents refers to the set, so the files are closed as soon as nobody has it.
+        def stored(shmid: int, end: int) -> Iterable[model.Extent]:
+            return model.Again(lambda: _extents(directory, shmid, end, page_size))
+
         self.contents = model.Contents(
             variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
-            segments=self._objects("shm", lambda image: codec.decode_segments(image, self._extents, self.page_size)),
+            segments=self._objects("shm", lambda image: codec.decode_segments(image, stored, page_size)),
             queues=self._objects("msg", codec.decode_queues),
             semaphores=self._objects("sem", codec.decode_semaphores),
         )
@@ -75,9 +80,6 @@ class ImageSet:
             return ()  # CRIU writes no image where there are no objects
         image = self.directory.image(name)
         return model.Again(lambda: decode(image))
-
-    def _extents(self, shmid: int, end: int) -> Iterable[model.Extent]:
-        return model.Again(lambda: _extents(self.directory, shmid, end, self.page_size))
 
     @property
     def variables_meant(self) -> bool:
