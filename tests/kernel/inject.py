@@ -34,6 +34,7 @@ from typing import NamedTuple, NoReturn, TextIO
 import ipcimg
 from ipcimg.cli import main
 
+WORKERS = os.cpu_count() or 1  # how many injectors have something to do at once
 KILLED = 0  # what happens at a point, other than an errno
 
 # Memory, threads and signals of the interpreter, and its end: no work of ipcimg's.

@@ -67,7 +67,8 @@ def aside(act: Callable[[], T]) -> T:
 class Enterable:
     """An IPC namespace that can be entered by a path."""
 
-    path: str
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def do(self, act: Callable[[], T]) -> T:
         """Call act in the namespace."""
@@ -92,7 +93,7 @@ class Processless(Enterable):
             return os.open("/proc/thread-self/ns/ipc", os.O_RDONLY)
 
         self._fd = aside(make)
-        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+        super().__init__(f"/proc/{os.getpid()}/fd/{self._fd}")
 
     def close(self) -> None:
         os.close(self._fd)
@@ -111,7 +112,7 @@ class Namespace(Enterable):
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == b"\n"
         self.pid = self.holder.pid
-        self.path = f"/proc/{self.pid}/ns/ipc"
+        super().__init__(f"/proc/{self.pid}/ns/ipc")
 
     def users(self) -> list[int]:
         """The processes in the namespace, other than the one that keeps it for the test."""

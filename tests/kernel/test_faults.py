@@ -20,10 +20,9 @@ import ipcimg as library
 from ipcimg import diff, imageset
 
 from . import oracle
-from .inject import KILLED, Call, Injector, Outcome, Point
+from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point
 from .oracle import Processless
 
-WORKERS = os.cpu_count() or 1
 Record = Callable[[str, object], None]
 KINDS = ("msg", "sem", "shm")
 
