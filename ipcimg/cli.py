@@ -263,7 +263,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # a file that cannot even tell its position
+                stream.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
     trouble = getattr(options, "trouble", FAILED)
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int] = options.run

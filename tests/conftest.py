@@ -1,4 +1,7 @@
-"""The table of fidelity, at the end of a run that has tried some of its rows."""
+"""At the end of a run: the table of fidelity, if some of its rows were tried, and what tests have counted.
+
+A test has its line among the counts by record_property("nothing lost", "what: how many tried, how many wrong").
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,19 @@ def _verdict(reports: list[pytest.TestReport]) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports: dict[str, list[pytest.TestReport]] = {key: [] for key in ROWS}
+    counts: dict[str, None] = {}  # in the order of the tests; a test that fails may have two reports
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
             for name, value in report.user_properties:
                 if name == "fidelity":
                     reports[value].append(report)
+                elif name == "nothing lost":
+                    counts[str(value)] = None
     if any(reports.values()):
         terminalreporter.section(f"restored exactly, on Linux {os.uname().release}")
         for key, text in ROWS.items():
             terminalreporter.line(f"{text:<66} {_verdict(reports[key])}")
+    if counts:
+        terminalreporter.section("nothing lost")
+        for line in counts:
+            terminalreporter.line(line)

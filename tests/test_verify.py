@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from ipcimg.errors import IpcimgError
 from .commands import IPCIMG, run
 from .test_criu_images import whole_objects
 
+Record = Callable[[str, object], None]
 DATA = Path(__file__).parent / "data" / "criu-4.2"
 SETS = sorted(path.name for path in DATA.iterdir())
 
@@ -61,7 +62,7 @@ def files(directory: Path) -> Iterator[Path]:
     yield from found
 
 
-def test_every_bit(dumped: Path, record_property: object) -> None:
+def test_every_bit(dumped: Path, record_property: Record) -> None:
     assert not noticed(dumped)
     tried = missed = 0
     for path in files(dumped):
@@ -75,6 +76,7 @@ def test_every_bit(dumped: Path, record_property: object) -> None:
             os.pwrite(fd, bytes([byte]), at)
         os.close(fd)
     assert not noticed(dumped)
+    record_property("nothing lost", f"flipped bits of a set: {tried} tried, {missed} missed")
     assert (missed, tried) == (0, 8 * sum(path.stat().st_size for path in files(dumped)))
     assert tried > 30_000
 

@@ -45,7 +45,61 @@ def signed(key: int) -> int:
     return key - (1 << 32) if key >= 1 << 31 else key
 
 
-class Namespace:
+def aside(act: Callable[[], T]) -> T:
+    """Call act in a thread of its own: setns(2) and unshare(2) move the thread alone."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(act())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+class Enterable:
+    """An IPC namespace that can be entered by a path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def do(self, act: Callable[[], T]) -> T:
+        """Call act in the namespace."""
+
+        def enter() -> T:
+            fd = os.open(self.path, os.O_RDONLY)
+            try:
+                check(_libc.setns(fd, _CLONE_NEWIPC))
+            finally:
+                os.close(fd)
+            return act()
+
+        return aside(enter)
+
+
+class Processless(Enterable):
+    """An IPC namespace that an open file of ours keeps alive: made in no time."""
+
+    def __init__(self) -> None:
+        def make() -> int:
+            check(_libc.unshare(_CLONE_NEWIPC))
+            return os.open("/proc/thread-self/ns/ipc", os.O_RDONLY)
+
+        self._fd = aside(make)
+        super().__init__(f"/proc/{os.getpid()}/fd/{self._fd}")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Namespace(Enterable):
     """An IPC namespace that a process of its own keeps alive."""
 
     def __init__(self, *unshare: str) -> None:
@@ -58,7 +112,7 @@ class Namespace:
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == b"\n"
         self.pid = self.holder.pid
-        self.path = f"/proc/{self.pid}/ns/ipc"
+        super().__init__(f"/proc/{self.pid}/ns/ipc")
 
     def users(self) -> list[int]:
         """The processes in the namespace, other than the one that keeps it for the test."""
@@ -78,27 +132,6 @@ class Namespace:
         assert self.holder.stdout is not None
         self.holder.stdout.close()
         assert not left, f"processes {left} were left in the namespace, and have been ended"
-
-    def do(self, act: Callable[[], T]) -> T:
-        """Call act in the namespace; setns(2) moves the one thread that does it."""
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                fd = os.open(self.path, os.O_RDONLY)
-                check(_libc.setns(fd, _CLONE_NEWIPC))
-                os.close(fd)
-                results.append(act())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
 
 
 # ---- making objects ------------------------------------------------------------------------

@@ -1,120 +1,85 @@
 """Every system call of a dump and of a restore fails once, and is the last one once: nothing is lost, nothing is left.
 
-strace(1) makes the calls fail, or kills the process at them. The harness imports everything beforehand, so what it
-goes through is ipcimg's own work.
+To end right after a call is not tried: for all that can be seen, it is to end at the next one.
 """
 
 from __future__ import annotations
 
-import collections
+import errno
 import os
-import re
+import queue
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import ipcimg as library
 from ipcimg import diff, imageset
 
-from ..commands import ipcimg
 from . import oracle
-from .oracle import Namespace
+from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point
+from .oracle import Processless
 
-MARKER = "/the-work-begins"
-HARNESS = f"""
-import importlib, os, pkgutil, sys
-import ipcimg
-for module in pkgutil.walk_packages(ipcimg.__path__, "ipcimg."):
-    importlib.import_module(module.name)
-import json, xxhash
-from ipcimg.cli import main
-try:
-    os.stat({MARKER!r})
-except OSError:
-    pass
-sys.exit(main(sys.argv[1:]))
-"""
-# Memory, threads and signals of the interpreter, and its end: no work of ipcimg's.
-NOT_OURS = {"brk", "mmap", "munmap", "mprotect", "mremap", "futex", "rt_sigaction", "rt_sigprocmask", "exit_group"}
-WORKERS = os.cpu_count() or 1
-
-Point = tuple[str, int]  # the call's name, and which of all calls with this name it is
-Run = Callable[[Point, list[str]], tuple[int, str]]
+Record = Callable[[str, object], None]
+KINDS = ("msg", "sem", "shm")
 
 
-@pytest.fixture(autouse=True)
-def strace() -> None:
-    if shutil.which("strace") is None:
-        reason = "strace is missing: NOT TESTED (apt-get install strace)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def run(arguments: list[object], *options: str) -> tuple[int, str]:
-    """A command of ipcimg under strace: its status, and what it printed on standard error."""
-    done = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", *options, sys.executable, "-c", HARNESS, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "LC_ALL": "C", "LANGUAGE": ""},
-    )
-    return done.returncode, done.stderr
-
-
-def points(arguments: list[object], log: Path) -> list[Point]:
-    """All system calls that the work takes."""
-    status, errors = run(arguments, "-o", str(log))
-    assert status == 0, errors
-    before: collections.Counter[str] = collections.Counter()
-    after: list[Point] = []
-    begun = False
-    for line in log.read_text().splitlines():
-        if match := re.match(r"[0-9]+ +([a-z0-9_]+)\(", line):
-            begun |= MARKER in line
-            before[match[1]] += 1
-            if begun and match[1] not in NOT_OURS and MARKER not in line:
-                after.append((match[1], before[match[1]]))
-    return after
-
-
-def at_every(found: list[Point], act: Callable[[Point], str]) -> None:
-    """Act at each point, on all processors; it gives what is wrong, or nothing."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        wrong = [
-            f"{name} number {n}: {what}" for (name, n), what in zip(found, pool.map(act, found), strict=True) if what
-        ]
-    print(f"{len(found)} points, {len(wrong)} failures")
-    assert not wrong, "\n".join(wrong)
+# ---- what there is -------------------------------------------------------------------------
 
 
 def fill() -> None:
+    """What is carried: all kinds, and a message for which a dump has to raise msgmax for a while."""
     oracle.queue(0x1234, messages=[(1, b"one"), (2, b"two" * 1000)])
     oracle.queue(0, messages=[(3, b"")])
     with oracle.creating_as(1001, 1001):
         oracle.use(oracle.semaphores(0x77, [3, 4]))
     oracle.segment(0x99, 3 * 4096, [(0, b"a"), (2 * 4096, b"b")])
+    oracle.set_variable("kernel/msgmax", 2000)
+    oracle.preset("sem", 32768 * 3 + 5)
 
 
-def state() -> object:
+def fill_with_strangers() -> None:
+    """What is in the target before: other objects, limits and presets of its own."""
+    oracle.queue(0x4711, messages=[(1, b"was there"), (2, b"x" * 3000)], wanted=32768 * 7 + 99)
+    oracle.use(oracle.semaphores(0x4712, [7, 8, 9], wanted=32768 * 8 + 98))
+    oracle.preset("shm", 32768 * 9 + 97)
+    with oracle.creating_as(1002, 1002):
+        oracle.segment(0x4713, 4096, [(0, b"mine" * 1024)])
+    oracle.set_variable("kernel/msgmax", 1000)
+    oracle.set_variable("kernel/shmmni", 17)
+    for n, kind in enumerate(KINDS):
+        oracle.preset(kind, 32768 * 2 + n)
+
+
+def state() -> dict[str, object]:
     """All that can be seen without changing it; atime, dtime, lpid and nattch of segments are a reader's traces."""
-    kinds = ("msg", "sem", "shm")
-    tables = {kind: oracle.table(kind) for kind in kinds}
+    tables = {kind: oracle.table(kind) for kind in KINDS}
     for row in tables["shm"].values():
         for trace in ("lpid", "atime", "dtime"):
             del row[trace]
-    return tables, oracle.values(0, 2) if tables["sem"] else (), oracle.variables()
+    return {
+        **tables,
+        "variables": oracle.variables(),
+        "values": {semid: oracle.values(semid, row["nsems"]) for semid, row in tables["sem"].items()},
+        "contents": {  # to look at a hole makes it a page
+            shmid: oracle.content(shmid, row["size"])
+            for shmid, row in tables["shm"].items()
+            if row["size"] == row["rss"]
+        },
+    }
 
 
-def one_line(errors: str) -> bool:
-    return errors.startswith("ipcimg: Error: ") and errors.count("\n") == 1
+def made_by(*fillings: Callable[[], None]) -> dict[str, object]:
+    """All that is in a namespace after these."""
+    namespace = Processless()
+    for filling in fillings:
+        namespace.do(filling)
+    found = namespace.do(oracle.everything)
+    namespace.close()
+    return found
 
 
 def summary(directory: Path) -> diff.Summary:
@@ -123,68 +88,169 @@ def summary(directory: Path) -> diff.Summary:
     return diff.summarize(images.contents, 4096)
 
 
+# ---- trying points -------------------------------------------------------------------------
+
+
+class Worker:
+    """Tries points, one at a time, in a namespace of its own."""
+
+    def __init__(self) -> None:
+        self.injector, self.source = Injector(), Processless()
+        self.source.do(fill)
+
+    def close(self) -> None:
+        self.injector.close()
+        left = self.source.do(oracle.everything)
+        self.source.close()
+        assert left == made_by(fill), "the source is not what it was"
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[Worker]]:
+    if shutil.which("gcc") is None:
+        reason = "gcc, which knows the numbers of the system calls, is missing: NOT TESTED (apt-get install gcc)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    made = [Worker() for _ in range(WORKERS)]
+    yield made
+    for worker in made:
+        worker.close()
+
+
 @pytest.fixture
-def dumped(source: Namespace, tmp_path: Path) -> Path:
-    source.do(fill)
-    source.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 0))
-    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "whole")
+def dumped(workers: list[Worker], tmp_path: Path) -> Path:
+    outcome = workers[0].injector.run("dump", "--ipc-ns", workers[0].source.path, "-D", tmp_path / "whole")
+    assert outcome.status == 0, outcome
     return tmp_path / "whole"
 
 
-@pytest.mark.parametrize("how", ["error=EIO", "signal=KILL"])
-def test_dump(source: Namespace, dumped: Path, tmp_path: Path, how: str) -> None:
-    """The source is unharmed, and there is a whole set or one that nobody takes for whole."""
-    before, whole = source.do(state), summary(dumped)
+def at_every(
+    points: list[Point], workers: list[Worker], act: Callable[[Worker, Point], str], what: str, record: Record
+) -> None:
+    """Act at each point, on all processors; it gives what is wrong, or nothing."""
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
 
-    def dump(point: Point) -> str:
-        name, n = point
-        out = tmp_path / f"{name}-{n}"
-        inject = ("-o", os.devnull, "-e", f"trace={name}", "-e", f"inject={name}:{how}:when={n}")
-        status, errors = run(["dump", "--ipc-ns", source.path, "-D", out], *inject)
+    def with_worker(point: Point) -> str:
+        worker = free.get()
+        try:
+            return act(worker, point)
+        finally:
+            free.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        wrong = [f"{at}: {why}" for at, why in zip(points, pool.map(with_worker, points), strict=True) if why]
+    record("nothing lost", f"{what}: {len(points)} tried, {len(wrong)} failures")
+    assert not wrong, "\n".join(wrong)
+
+
+def unclear(outcome: Outcome) -> str:
+    """What is wrong with how a command ended; a killed one has nothing to say."""
+    if outcome.status is None:
+        return "did not end"
+    one_line = outcome.errors.startswith("ipcimg: Error: ") and outcome.errors.count("\n") == 1
+    return f"said {outcome.errors[-300:]!r}" if outcome.status > 0 and not one_line else ""
+
+
+WRITING = {"mkdir", "mkdirat", "write", "writev", "pwrite64", "renameat", "renameat2", "fsync", "fdatasync", "syncfs"}
+
+
+def is_writing(call: Call) -> bool:
+    """Does it write, or make something? What is said to the user is not meant."""
+    if call.point.name == "openat":
+        return bool(call.arguments[2] & os.O_CREAT)
+    return call.point.name in WRITING and not (call.point.name == "write" and call.arguments[0] in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "what", [errno.EIO, KILLED, errno.ENOSPC, errno.EROFS], ids=lambda n: errno.errorcode.get(n, "KILLED")
+)
+def test_dump(workers: list[Worker], dumped: Path, tmp_path: Path, what: int, record_property: Record) -> None:
+    """The source is unharmed; there is a whole set, or one that nobody takes for whole and the next dump replaces."""
+    before, whole = [worker.source.do(state) for worker in workers], summary(dumped)
+    full = what in (errno.ENOSPC, errno.EROFS)
+
+    def dump(worker: Worker, point: Point) -> str:
+        out = tmp_path / str(point)
+        command = ("dump", "--ipc-ns", worker.source.path, "-D", out)
+        outcome = worker.injector.inject(point, what, *command)
         try:
             found = list(diff.compare(whole, summary(out)))
         except library.IpcimgError as error:
-            if status == 0:
+            if outcome.status == 0:
                 return f"claimed success, but {error}"
         else:
             if found:
                 return f"is another set: {found[0].words()}"
+        if full and outcome.status != 1:
+            return f"ended with status {outcome.status}"
+        if worker.source.do(state) != before[workers.index(worker)]:
+            return f"left the source as {worker.source.do(state)}"
+        if out.exists() and outcome.status != 0:
+            again = worker.injector.run(*command, "--force")
+            if again.status != 0 or list(diff.compare(whole, summary(out))):
+                return f"left what the next dump does not replace: {again.errors}"
+            if any(name.startswith(".") for name in os.listdir(out)):
+                return f"left {os.listdir(out)}"
         shutil.rmtree(out, ignore_errors=True)
-        if status > 0 and not one_line(errors):
-            return f"said {errors[-300:]!r}"
-        return ""
+        return unclear(outcome)
 
-    at_every(points(["dump", "--ipc-ns", source.path, "-D", tmp_path / "d"], tmp_path / "log"), dump)
-    assert source.do(state) == before
-    assert [len(source.do(lambda n=n: oracle.receive_all(n))) for n in (0, 1)] == [2, 1]  # type: ignore[misc]
+    calls = workers[0].injector.record("dump", "--ipc-ns", workers[0].source.path, "-D", tmp_path / "d")
+    assert any(call.point.forked for call in calls), "no companion has a part in it"
+    points = [call.point for call in calls if not full or is_writing(call)]
+    at_every(points, workers, dump, f"system calls of a dump, {errno.errorcode.get(what, 'SIGKILL')}", record_property)
 
 
-def test_restore(source: Namespace, make_namespace: Callable[[], Namespace], dumped: Path, tmp_path: Path) -> None:
-    """All is there, or the namespace is as it was."""
-    first = make_namespace()
-    first.do(lambda: oracle.queue(0x4711, messages=[(1, b"was there")], wanted=32768 * 7 + 99))
-    before = first.do(state)
-    whole = summary(dumped)
+def fill_and_restore(
+    workers: list[Worker],
+    dumped: Path,
+    what: int,
+    record: Record,
+    clean: Callable[[Worker, Processless], Outcome] | None = None,
+) -> None:
+    """Restore into namespaces with strangers in them, and fail at every call; clean is called after it."""
+    strangers, restored = made_by(fill_with_strangers), made_by(fill)
+    # Two fillings do not meet, so what is there after a restore is the sum of both; settings are those of the images.
+    both = {
+        name: restored[name]
+        if name == "variables"
+        else {**cast(dict[int, object], found), **cast(dict[int, object], restored[name])}
+        for name, found in strangers.items()
+    }
 
-    def restore(point: Point) -> str:
-        name, n = point
-        target = Namespace()
+    def restore(worker: Worker, point: Point) -> str:
+        target = Processless()
         try:
-            target.do(lambda: oracle.queue(0x4711, messages=[(1, b"was there")], wanted=32768 * 7 + 99))
+            target.do(fill_with_strangers)
             was = target.do(state)
-            inject = ("-o", os.devnull, "-e", f"trace={name}", "-e", f"inject={name}:error=EIO:when={n}")
-            status, errors = run(["restore", "--ipc-ns", target.path, "-D", dumped], *inject)
-            if status == 0:
-                target.do(lambda: oracle.remove("msg", 32768 * 7 + 99))
-                ipcimg("dump", "--ipc-ns", target.path, "-D", tmp_path / f"{name}-{n}")
-                found = list(diff.compare(whole, summary(tmp_path / f"{name}-{n}")))
-                return f"claimed success, but {found[0].words()}" if found else ""
-            if not one_line(errors):
-                return f"said {errors[-300:]!r}"
-            return "" if target.do(state) == was else f"left {target.do(state)}; it said {errors}"
+            outcome = worker.injector.inject(point, what, "restore", "--ipc-ns", target.path, "-D", dumped)
+            if wrong := unclear(outcome):
+                return wrong
+            if clean is not None and outcome.status != 0:
+                outcome = clean(worker, target)
+            is_now = target.do(state)
+            everything = target.do(oracle.everything)
+            if everything == both:
+                return ""
+            if outcome.status == 0 and clean is None:
+                return f"claimed success, but made {everything}"
+            if is_now != was:
+                return f"left {is_now}; it said {outcome.errors}"
+            return "" if everything == strangers else f"took messages: {everything}"
         finally:
             target.close()
 
-    found = points(["restore", "--ipc-ns", first.path, "-D", dumped], tmp_path / "log")
-    assert first.do(state) != before
-    at_every(found, restore)
+    first = Processless()
+    first.do(fill_with_strangers)
+    calls = workers[0].injector.record("restore", "--ipc-ns", first.path, "-D", dumped)
+    assert first.do(oracle.everything) == both
+    first.close()
+    name = errno.errorcode.get(what, "SIGKILL")
+    at_every([call.point for call in calls], workers, restore, f"system calls of a restore, {name}", record)
+
+
+def test_restore(workers: list[Worker], dumped: Path, record_property: Record) -> None:
+    """All is there, or the namespace is as it was, with everything that others have in it."""
+    fill_and_restore(workers, dumped, errno.EIO, record_property)
