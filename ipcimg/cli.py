@@ -14,7 +14,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__, digest
@@ -270,12 +270,9 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int] = options.run
     try:
         status = run(parser, options)
-        sys.stdout.flush()
+        with _nobody_has_to_read():
+            sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # `… | head`: nobody reads on, which is no error. Nothing may be flushed at exit either.
-        _forget_stdout()
-        return DONE
     except ConflictError as error:
         for conflict in error.conflicts:
             _say(parser, f"Error: {conflict}")
@@ -292,6 +289,15 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     except KeyboardInterrupt:
         _say(parser, "Error: interrupted")
         return 128 + signal.SIGINT
+
+
+@contextlib.contextmanager
+def _nobody_has_to_read() -> Iterator[None]:
+    """`… | head`: that nobody reads on is no error of what is printed inside the with block, and ends it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _forget_stdout()  # nothing may be flushed at exit either
 
 
 def _forget_stdout() -> None:
@@ -463,7 +469,7 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             if images.manifest is None
             else f"whole, and as it was written ({images.manifest.digest_algorithm})"
         )
-        print(f"set {images.ns_id}: {_counts(counts)}: {how}")
+        _report(parser, f"set {images.ns_id}: {_counts(counts)}: {how}")
     return status
 
 
@@ -501,7 +507,7 @@ def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     variables = selection.variables and a_meant and b_meant
     found = (one for one in diff.compare(a, b, facts=options.facts) if variables or one.kind != "var")
     status = DONE
-    try:
+    with _nobody_has_to_read():  # what was found stays found
         if options.json:
             differences = [dataclasses.asdict(one) for one in found]
             status = FAILED if differences else DONE
@@ -511,8 +517,6 @@ def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 status = FAILED
                 print(printable(one.words(options.a, options.b)))
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody wants to know more, but what was found stays found
-        _forget_stdout()
     return status
 
 
@@ -563,9 +567,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error(f"there is no feature {name}; there are {', '.join(FEATURES)}")
     results = [check(name) for name in names]
     for result in results:
-        print(f"{result.feature:<{max(map(len, FEATURES))}}  {result.verdict}")
+        _report(parser, f"{result.feature:<{max(map(len, FEATURES))}}  {result.verdict}")
     if all(result.supported for result in results):
-        print("Looks good.")
+        _report(parser, "Looks good.")
         return DONE
     return FAILED
 
@@ -584,7 +588,8 @@ def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     status = DONE
     for path in options.paths:
         try:
-            sys.stdout.writelines(show.show(path, options.ns_id, view))
+            with _nobody_has_to_read():
+                sys.stdout.writelines(show.show(path, options.ns_id, view))
         except IpcimgError as error:
             sys.stdout.flush()
             _say(parser, f"Error: {error}")

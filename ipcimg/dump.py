@@ -17,6 +17,7 @@ from .reading import Reading
 from .selection import EVERYTHING, Selection
 
 _TRIES = 3
+_MOVED_AT_MOST = 1000  # sentences of a manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def living(
             if stopped is not None and (error := stopped.moved()) is not None:
                 reading.changed(error)
             found.consistency = _consistency(reading, stopped, frozen)
+            undo.close()
         except OSError as error:
             raise KernelError(f"reading {source.described}: {explain(error)}") from error
 
@@ -141,4 +143,7 @@ def _reading(seen_as: owners.Owners, only: Selection, stopped: Frozen | None, fr
 
 def _consistency(reading: Reading, stopped: Frozen | None, frozen: bool) -> Consistency:
     how = "frozen-by-caller" if frozen else "checked" if stopped is None or reading.compared else "frozen"
-    return Consistency("inconsistent" if reading.moved else how, len(reading.compared), tuple(reading.moved))
+    moved = list(reading.moved)
+    if moved[_MOVED_AT_MOST:]:
+        moved[_MOVED_AT_MOST:] = [f"and {len(moved) - _MOVED_AT_MOST} more"]
+    return Consistency("inconsistent" if moved else how, len(reading.compared), tuple(moved))

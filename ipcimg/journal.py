@@ -19,11 +19,12 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import kinds, libc, sysctl, var
+from .companion import Companion
 from .errors import KernelError, NamespaceError, ObjectError, doing, explain
 from .model import NAMES, Variables
 from .preset import Preset
@@ -53,8 +54,12 @@ class Journal:
         libc.shmctl(shmid, libc.IPC_STAT, ds)
         self.shmid, self._size = shmid, ds.shm_segsz
         self._address = libc.shmat(shmid, 0)
-        # A holder of segments is forked from us, and would keep this one as well.
-        libc.madvise(self._address, self._size, libc.MADV_DONTFORK)
+        try:
+            # A holder of segments is forked from us, and would keep this one as well.
+            libc.madvise(self._address, self._size, libc.MADV_DONTFORK)
+        except OSError:
+            libc.shmdt(self._address)
+            raise
         self._memory = libc.memory(self._address, self._size)
         self.facts: dict[str, Any] = {}
         self._capacity = self._count = 0
@@ -62,7 +67,7 @@ class Journal:
     # ---- to be written ---------------------------------------------------------------------
 
     def begin(self, before: Variables, capacity: int, *, settings: bool, directory: str) -> None:
-        """Make it a journal: from now on there is something to undo."""
+        """Make it a journal: from now on there is something to undo. For the rest see new()."""
         self.facts = {
             "variables": dataclasses.asdict(before),
             "settings": settings,
@@ -105,11 +110,7 @@ class Journal:
             put_back = var.apply if self.facts["settings"] else var.apply_presets
             put_back(self.before)
         with doing("removing the journal of the restore"):
-            try:
-                self.remove()
-            except OSError as error:
-                if error.errno not in libc.GONE:
-                    raise
+            _remove(self.shmid)
         return removed
 
     def _unmake(self) -> int:
@@ -205,29 +206,51 @@ class Journal:
         libc.shmdt(self._address)
 
 
-def new(wanted: Sequence[Name], present: Iterable[Name], *, may_open: bool) -> Journal:
-    """A journal for so many objects, in the namespace that the caller is in, out of their way. begin() it.
+def new(
+    wanted: Sequence[Name], present: Iterable[Name], before: Variables, *, settings: bool, directory: str
+) -> Journal:
+    """A journal that has begun, for so many objects, in the namespace that the caller is in, out of their way.
 
-    may_open says that limits may be raised for the moment. Raises KernelError.
+    settings says that limits will be raised, and may be for the journal's sake. Raises KernelError, when
+    everything is as it was.
     """
-    size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
     keys = {key for kind, _, key in (*wanted, *present) if kind == "shm"}
     key = next((key for key in KEYS if key not in keys), None)
     if key is None:
         raise KernelError("noting what is restored: all keys of journals are taken")
     indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in (15, 24)}
-    with doing("noting what is restored, in a segment of the namespace"), contextlib.ExitStack() as raised:
+    size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
+    with doing("noting what is restored, in a segment of the namespace"), _presets_put_back(before) as on_error:
         try:
-            return Journal(_made(key, size, indexes))
+            journal = _made(key, size, indexes, on_error)
         except OSError as error:
-            if not may_open or error.errno not in (errno.ENOSPC, errno.EINVAL, errno.ENOMEM):
+            if not settings or error.errno not in (errno.ENOSPC, errno.EINVAL, errno.ENOMEM):
                 raise
-        for limit, wide in _LIMITS.items():
-            raised.enter_context(sysctl.temporarily(limit, max(wide, sysctl.read_int(limit))))
-        return Journal(_made(key, size, indexes))
+            with contextlib.ExitStack() as raised:
+                for limit, wide in _LIMITS.items():
+                    raised.enter_context(sysctl.temporarily(limit, max(wide, sysctl.read_int(limit))))
+                journal = _made(key, size, indexes, on_error)
+        journal.begin(before, len(wanted), settings=settings, directory=directory)
+        return journal
 
 
-def _made(key: int, size: int, not_at: set[int]) -> int:
+@contextlib.contextmanager
+def _presets_put_back(before: Variables) -> Iterator[contextlib.ExitStack]:
+    """The journal takes a preset that is pending: have it put back on any error, and if we are killed."""
+    with contextlib.ExitStack() as on_error:
+        guardian = None
+        if before.shm_next_id is not None:
+            guardian = Companion(lambda: None, lambda prepared, word: None if word else var.apply_presets(before))
+            on_error.callback(guardian.end)
+        on_error.callback(var.apply_presets, before)
+        yield on_error
+        if guardian is not None:
+            with contextlib.suppress(BrokenPipeError):  # somebody has killed it; there is nothing left for it to do
+                guardian.release(b"done")
+        on_error.pop_all()
+
+
+def _made(key: int, size: int, not_at: set[int], on_error: contextlib.ExitStack) -> Journal:
     """A segment at an index that is free and not in not_at: what is restored needs those."""
     index = 0
     kinds.try_room("shm")  # where there is none, a preset would stay
@@ -237,11 +260,22 @@ def _made(key: int, size: int, not_at: set[int]) -> int:
                 index += 1
             preset.arm(index)
             shmid = libc.shmget(key, size, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+            on_error.callback(_remove, shmid)
             preset.taken()
             if shmid == index:
-                return shmid
-            kinds.remove("shm", shmid)  # somebody was quicker
+                journal = Journal(shmid)
+                on_error.callback(journal.close)
+                return journal
+            _remove(shmid)  # somebody was quicker
     raise OSError(errno.EAGAIN, "somebody takes every id")
+
+
+def _remove(shmid: int) -> None:
+    try:
+        kinds.remove("shm", shmid)
+    except OSError as error:
+        if error.errno not in libc.GONE:
+            raise
 
 
 def find(present: Iterable[Name]) -> Journal | None:

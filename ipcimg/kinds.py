@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from . import libc
@@ -27,7 +28,10 @@ def remove(kind: str, object_id: int) -> None:
 def try_room(kind: str) -> int:
     """Make an object and remove it, and give the id that it had. Raises OSError where there is no room for one."""
     object_id = _MAKE[kind]()
-    remove(kind, object_id)
+    with contextlib.ExitStack() as once_more:
+        once_more.callback(remove, kind, object_id)
+        remove(kind, object_id)
+        once_more.pop_all()
     return object_id
 
 

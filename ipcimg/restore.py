@@ -144,8 +144,7 @@ def _undone_on_error(
     with contextlib.ExitStack() as stack:
         try:
             with interrupts.deferred():
-                noted = stack.enter_context(journal.new(wanted, present, may_open=raised))
-                noted.begin(before, len(wanted), settings=raised, directory=directory)
+                noted = stack.enter_context(journal.new(wanted, present, before, settings=raised, directory=directory))
             yield noted
         except BaseException as error:
             with interrupts.deferred():
