@@ -72,6 +72,10 @@ def state() -> dict[str, object]:
     }
 
 
+def changes(was: dict[str, object], now: dict[str, object]) -> str:
+    return "; ".join(f"{name}: {was[name]} became {found}" for name, found in now.items() if found != was[name])
+
+
 def made_by(*fillings: Callable[[], None]) -> dict[str, object]:
     """All that is in a namespace after these."""
     namespace = Processless()
@@ -154,6 +158,10 @@ def unclear(outcome: Outcome) -> str:
     return f"said {outcome.errors[-300:]!r}" if outcome.status > 0 and not one_line else ""
 
 
+def named(what: int) -> str:
+    return errno.errorcode.get(what, "SIGKILL")
+
+
 WRITING = {"mkdir", "mkdirat", "write", "writev", "pwrite64", "renameat", "renameat2", "fsync", "fdatasync", "syncfs"}
 
 
@@ -203,22 +211,19 @@ def test_dump(workers: list[Worker], dumped: Path, tmp_path: Path, what: int, re
     at_every(points, workers, dump, f"system calls of a dump, {errno.errorcode.get(what, 'SIGKILL')}", record_property)
 
 
-def fill_and_restore(
-    workers: list[Worker],
-    dumped: Path,
-    what: int,
-    record: Record,
-    clean: Callable[[Worker, Processless], Outcome] | None = None,
-) -> None:
-    """Restore into namespaces with strangers in them, and fail at every call; clean is called after it."""
-    strangers, restored = made_by(fill_with_strangers), made_by(fill)
-    # Two fillings do not meet, so what is there after a restore is the sum of both; settings are those of the images.
-    both = {
-        name: restored[name]
-        if name == "variables"
-        else {**cast(dict[int, object], found), **cast(dict[int, object], restored[name])}
-        for name, found in strangers.items()
+def both(one: dict[str, object], other: dict[str, object]) -> dict[str, object]:
+    """What two namespaces hold taken together, of which no objects have the same id, with the settings of the other."""
+    return {
+        name: found if name == "variables" else {**cast(dict[int, object], one[name]), **cast(dict[int, object], found)}
+        for name, found in other.items()
     }
+
+
+@pytest.mark.parametrize("what", [errno.EIO, KILLED], ids=named)
+def test_restore(workers: list[Worker], dumped: Path, what: int, record_property: Record) -> None:
+    """All is there, or the namespace is as it was, with everything that others have in it; once killed: recovered."""
+    strangers = made_by(fill_with_strangers)
+    complete = both(strangers, made_by(fill))
 
     def restore(worker: Worker, point: Point) -> str:
         target = Processless()
@@ -228,29 +233,26 @@ def fill_and_restore(
             outcome = worker.injector.inject(point, what, "restore", "--ipc-ns", target.path, "-D", dumped)
             if wrong := unclear(outcome):
                 return wrong
-            if clean is not None and outcome.status != 0:
-                outcome = clean(worker, target)
-            is_now = target.do(state)
-            everything = target.do(oracle.everything)
-            if everything == both:
+            if outcome.status is not None and outcome.status < 0:
+                recovered = worker.injector.run("recover", "--ipc-ns", target.path)
+                if recovered.status != 0:
+                    return f"recover: {recovered.errors}"
+            now, everything = target.do(state), target.do(oracle.everything)
+            if everything == complete:
                 return ""
-            if outcome.status == 0 and clean is None:
-                return f"claimed success, but made {everything}"
-            if is_now != was:
-                return f"left {is_now}; it said {outcome.errors}"
-            return "" if everything == strangers else f"took messages: {everything}"
+            if outcome.status == 0:
+                return f"claimed success, but {changes(complete, everything)}"
+            if now != was:
+                return f"{changes(was, now)}; it said {outcome.errors}"
+            return changes(strangers, everything)
         finally:
             target.close()
 
     first = Processless()
     first.do(fill_with_strangers)
     calls = workers[0].injector.record("restore", "--ipc-ns", first.path, "-D", dumped)
-    assert first.do(oracle.everything) == both
+    assert first.do(oracle.everything) == complete
     first.close()
-    name = errno.errorcode.get(what, "SIGKILL")
-    at_every([call.point for call in calls], workers, restore, f"system calls of a restore, {name}", record)
-
-
-def test_restore(workers: list[Worker], dumped: Path, record_property: Record) -> None:
-    """All is there, or the namespace is as it was, with everything that others have in it."""
-    fill_and_restore(workers, dumped, errno.EIO, record_property)
+    at_every(
+        [call.point for call in calls], workers, restore, f"system calls of a restore, {named(what)}", record_property
+    )
