@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import struct
@@ -26,6 +27,7 @@ from typing import Any
 from . import kinds, libc, sysctl, var
 from .companion import Companion
 from .errors import KernelError, NamespaceError, ObjectError, doing, explain
+from .listing import objects
 from .model import NAMES, Variables
 from .preset import Preset
 from .selection import Name
@@ -40,6 +42,7 @@ _RECORD = struct.Struct("<BBHIIII4x")
 _RECORDS_AT = 4096
 _PATH_AT_MOST = 1024  # characters of a directory's name
 _KINDS = tuple(NAMES)
+INDEX_BITS = (15, 24)  # of an id: without ipcmni_extend and with it
 _INTENDED, _MADE = 1, 2
 _TRIES = 10
 _LIMITS = {"kernel/shmmni": 1 << 15, "kernel/shmmax": (1 << 63) - 1, "kernel/shmall": (1 << 63) - 1}
@@ -125,6 +128,9 @@ class Journal:
             except OSError as error:
                 if error.errno not in libc.GONE:  # somebody else has removed it
                     left.append(error)
+        for kind, object_id, key in objects(*NAMES):
+            if key == kinds.THROWAWAY and _is_ours(kind, object_id):
+                kinds.remove(kind, object_id)
         if left:
             raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
         self._set_count(0)
@@ -137,7 +143,9 @@ class Journal:
         return Variables(**facts | {"sem_ctls": tuple(facts["sem_ctls"])})
 
     def read(self) -> None:
-        """Take up what another process has written. Raises ValueError where it makes no sense."""
+        """Take up what another process has written. Raises ValueError and the like where it makes no sense."""
+        if not self.has_begun:
+            return
         _, count, self._capacity, length = _HEAD.unpack_from(self._memory)
         if (
             not count <= self._capacity <= (self._size - _RECORDS_AT) // _RECORD.size
@@ -160,9 +168,10 @@ class Journal:
         return f"an unfinished restore from {self.facts['directory']}, whose process {self.facts['pid']} was killed"
 
     @property
-    def is_blank(self) -> bool:
-        """Was its process killed before it had begun?"""
-        return not any(self._memory[:8])
+    def is_one(self) -> bool:
+        """Is the segment a journal, be it that its process was killed before it had begun?"""
+        records, rest = divmod(self._size - _RECORDS_AT, _RECORD.size)
+        return records > 0 and not rest and (self.has_begun or not any(self._memory[:8]))
 
     @property
     def has_begun(self) -> bool:
@@ -218,7 +227,7 @@ def new(
     key = next((key for key in KEYS if key not in keys), None)
     if key is None:
         raise KernelError("noting what is restored: all keys of journals are taken")
-    indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in (15, 24)}
+    indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in INDEX_BITS}
     size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
     with doing("noting what is restored, in a segment of the namespace"), _presets_put_back(before) as on_error:
         try:
@@ -252,21 +261,24 @@ def _presets_put_back(before: Variables) -> Iterator[contextlib.ExitStack]:
 
 def _made(key: int, size: int, not_at: set[int], on_error: contextlib.ExitStack) -> Journal:
     """A segment at an index that is free and not in not_at: what is restored needs those."""
+    create = functools.partial(libc.shmget, key, size, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+    # Without a preset first: where there is no room, that would stay.
+    shmid = create()
+    on_error.callback(_remove, shmid)
     index = 0
-    kinds.try_room("shm")  # where there is none, a preset would stay
     with Preset("shm") as preset:
         for _ in range(_TRIES):
-            while index in not_at or kinds.at_index("shm", index) is not None:
-                index += 1
-            preset.arm(index)
-            shmid = libc.shmget(key, size, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
-            on_error.callback(_remove, shmid)
-            preset.taken()
-            if shmid == index:
+            if not {shmid % (1 << bits) for bits in INDEX_BITS} & not_at:
                 journal = Journal(shmid)
                 on_error.callback(journal.close)
                 return journal
-            _remove(shmid)  # somebody was quicker
+            _remove(shmid)
+            while index in not_at or kinds.at_index("shm", index) is not None:
+                index += 1
+            preset.arm(index)
+            shmid = create()
+            on_error.callback(_remove, shmid)
+            preset.taken()
     raise OSError(errno.EAGAIN, "somebody takes every id")
 
 
@@ -284,12 +296,11 @@ def find(present: Iterable[Name]) -> Journal | None:
     ObjectError where it makes no sense.
     """
     for kind, shmid, key in present:
-        if kind == "shm" and key in KEYS and _may_be_ours(shmid):
+        if kind == "shm" and key in KEYS and _is_ours(kind, shmid):
             journal = Journal(shmid)
             try:
-                if journal.has_begun:
+                if journal.is_one:
                     journal.read()
-                if journal.has_begun or journal.is_blank:
                     return journal
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 journal.close()
@@ -300,19 +311,12 @@ def find(present: Iterable[Name]) -> Journal | None:
     return None
 
 
-def _may_be_ours(shmid: int) -> bool:
-    """Has it the size of a journal, and has it been made by somebody whose word we take, for nobody else to write?"""
-    ds = libc.shmid_ds()
-    try:
-        if libc.shmctl(shmid, libc.SHM_STAT_ANY, ds) != shmid:
-            return False
-    except OSError as error:
-        if error.errno in libc.GONE:
-            return False
-        raise
-    perm = ds.shm_perm
-    records, rest = divmod(ds.shm_segsz - _RECORDS_AT, _RECORD.size)
-    return {perm.uid, perm.cuid} <= {0, os.geteuid()} and not perm.mode & 0o077 and records > 0 and not rest
+def _is_ours(kind: str, object_id: int) -> bool:
+    """Has it been made by somebody whose word we take, for nobody else to use?"""
+    found = kinds.at_index(kind, object_id)
+    if found is None or found[0] != object_id:
+        return False
+    return {found[1].uid, found[1].cuid} <= {0, os.geteuid()} and not found[1].mode & 0o077
 
 
 def refuse_unfinished(present: Iterable[Name], described: str) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from . import libc
 
-_CREATE = libc.IPC_CREAT | 0o600
-_MAKE: dict[str, Callable[[], int]] = {
-    "msg": lambda: libc.msgget(libc.IPC_PRIVATE, _CREATE),
-    "sem": lambda: libc.semget(libc.IPC_PRIVATE, 1, _CREATE),
-    "shm": lambda: libc.shmget(libc.IPC_PRIVATE, 1, _CREATE),
+THROWAWAY = 0x69706374  # the key of what try_room() makes, by which it is found if we are killed there
+_CREATE = libc.IPC_CREAT | libc.IPC_EXCL | 0o600
+_MAKE: dict[str, Callable[[int], int]] = {
+    "msg": lambda key: libc.msgget(key, _CREATE),
+    "sem": lambda key: libc.semget(key, 1, _CREATE),
+    "shm": lambda key: libc.shmget(key, 1, _CREATE),
 }
 _REMOVE: dict[str, Callable[[int], int]] = {
     "msg": lambda msqid: libc.msgctl(msqid, libc.IPC_RMID),
@@ -27,7 +28,10 @@ def remove(kind: str, object_id: int) -> None:
 
 def try_room(kind: str) -> int:
     """Make an object and remove it, and give the id that it had. Raises OSError where there is no room for one."""
-    object_id = _MAKE[kind]()
+    try:
+        object_id = _MAKE[kind](THROWAWAY)
+    except FileExistsError:
+        object_id = _MAKE[kind](libc.IPC_PRIVATE)
     with contextlib.ExitStack() as once_more:
         once_more.callback(remove, kind, object_id)
         remove(kind, object_id)
