@@ -269,6 +269,7 @@ class _Messages:
 
     def __init__(self, image: ImageFile, offset: int, checks: _Checks, count: int) -> None:
         self._image, self._offset, self._checks, self._count = image, offset, checks, count
+        self.size = self.longest = 0  # bytes, of all messages and of one; known after skip()
 
     def __len__(self) -> int:
         return self._count
@@ -286,6 +287,8 @@ class _Messages:
         for n in range(self._count):
             self._head(reader, n, head)
             reader.skip(head.msize, _MESSAGE, "the message")
+            self.size += head.msize
+            self.longest = max(self.longest, head.msize)
 
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
@@ -313,7 +316,9 @@ def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
         if entry.HasExtension(_FACTS_OF_QUEUE):
             f = entry.Extensions[_FACTS_OF_QUEUE]
             facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
-        yield model.MessageQueue(permissions, entry.qbytes, entry.qnum, messages, facts)
+        yield model.MessageQueue(
+            permissions, entry.qbytes, entry.qnum, messages, facts, messages.size, messages.longest
+        )
 
 
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
 _T = TypeVar("_T")
@@ -73,6 +73,9 @@ class MessageQueue:
     qnum: int  # how many messages there are
     messages: Iterable[Message]
     facts: QueueFacts | None = None  # None in CRIU's images
+    # What follows from the messages: bytes of all and of the longest, where they need not be read for it.
+    size: int | None = field(default=None, compare=False)
+    longest: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

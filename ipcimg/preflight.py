@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,13 @@ _FACTS = {
     "msg": ("msg_stime", "msg_rtime", "msg_ctime", "msg_lspid", "msg_lrpid"),
     "sem": ("sem_ctime", "sempid", "the second of sem_otime"),
 }
+_PER_MESSAGE, _PER_SEMAPHORE = 64, 64  # bytes: struct msg_msg in its slab, struct sem on its cache line
+_LIMITS = {
+    "msg_ctlmax": "kernel.msgmax",
+    "msg_ctlmnb": "kernel.msgmnb",
+    "shm_ctlmax": "kernel.shmmax",
+    "semmsl": "the first number of kernel.sem",
+}
 # What the kernel does not even show.
 _HIDDEN = {"msg": "the order of waiting processes", "sem": "SEM_UNDO and the order of waiting processes"}
 
@@ -28,14 +36,15 @@ class Preflight:
     owners: Owners
     selection: Selection
     creator: tuple[int, int]  # who makes the objects: effective user and group
+    page_size: int  # bytes, of the images
     counts: model.Counts = field(default_factory=model.Counts)
     removed: list[int] = field(default_factory=list)  # segments with SHM_DEST
     foreign: list[str] = field(default_factory=list)  # objects that somebody else had created
     unknown_otime: list[str] = field(default_factory=list)  # sets of which the images do not tell sem_otime
     wanted: list[Name] = field(default_factory=list)
     _conflicts: list[str] = field(default_factory=list)
-    _ids: set[tuple[str, int]] = field(default_factory=set)
-    _keys: set[tuple[str, int]] = field(default_factory=set)
+    _memory: int = 0  # bytes, that the kernel will need at least
+    _most: dict[str, tuple[int, str]] = field(default_factory=dict)  # by limit: the most that is wanted, and by what
 
     def add(self, kind: str, one: model.Object, counts: model.Counts) -> None:
         """Look at an object that holds counts."""
@@ -45,12 +54,7 @@ class Preflight:
         self.counts += counts
         named = p.named(kind)
         self.wanted.append((kind, p.id, p.key))
-        if (kind, p.id) in self._ids:
-            self._conflicts.append(f"{named} is in the images twice")
-        if p.key and (kind, p.key) in self._keys:
-            self._conflicts.append(f"{named}: another object in the images has that key")
-        self._ids.add((kind, p.id))
-        self._keys.add((kind, p.key))
+        self._measure(one, counts, named)
         here = self.owners.here(p)
         unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
         if unmapped:
@@ -63,6 +67,50 @@ class Preflight:
             self.unknown_otime.append(named)
         if isinstance(one, model.SharedMemory) and p.mode & libc.SHM_DEST:
             self.removed.append(p.id)
+
+    def _measure(self, one: model.Object, counts: model.Counts, named: str) -> None:
+        if isinstance(one, model.MessageQueue):
+            self._memory += (one.size or 0) + one.qnum * _PER_MESSAGE
+            self._want("msg_ctlmax", one.longest or 0, f"{named} has a message of {one.longest} bytes")
+            self._want("msg_ctlmnb", one.size or 0, f"{named} holds {one.size} bytes")
+        elif isinstance(one, model.SemaphoreSet):
+            self._memory += one.nsems * _PER_SEMAPHORE
+            self._want("semmsl", one.nsems, f"{named} has {one.nsems} semaphores")
+        else:
+            if one.hugetlb_flag is None:  # huge pages come from a pool of their own, and are reserved when it is made
+                self._memory += counts.pages * self.page_size
+            self._want("shm_ctlmax", one.size, f"{named} has {one.size} bytes")
+
+    def _want(self, limit: str, value: int, words: str) -> None:
+        if value > self._most.get(limit, (0, ""))[0]:
+            self._most[limit] = value, words
+
+    def look_at_memory(self) -> None:
+        """Compare what the objects hold with the memory that the machine has available. Raises OSError."""
+        with open("/proc/meminfo") as file:
+            kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
+        available = (kib["MemAvailable"] + kib["SwapFree"]) << 10
+        if self._memory > available:
+            self._conflicts.append(
+                f"the images hold {self._memory} bytes of messages, semaphores and pages; the machine has {available} "
+                "available"
+            )
+
+    def look_at_limits(self, limits: model.Variables, present: Sequence[Name]) -> None:
+        """Compare what is wanted with the limits of a target whose limits are not raised."""
+        semmsl, _, _, semmni = limits.sem_ctls
+        values = dataclasses.asdict(limits) | {"semmsl": semmsl}
+        for limit, (most, words) in self._most.items():
+            if most > values[limit]:
+                self._conflicts.append(f"{words}; {_LIMITS[limit]} is {values[limit]}, and raised with --vars alone")
+        numbers = {"shm": ("shmmni", limits.shm_ctlmni), "msg": ("msgmni", limits.msg_ctlmni), "sem": ("sem", semmni)}
+        for kind, (name, most) in numbers.items():
+            wanted, there = (sum(one[0] == kind for one in names) for names in (self.wanted, present))
+            if wanted and wanted + there > most:
+                self._conflicts.append(
+                    f"{wanted} {model.NAMES[kind]}s, beside {there} that are there; kernel.{name} allows {most}, and "
+                    "is raised with --vars alone"
+                )
 
     def look_at_target(self, present: Sequence[Name], *, free_ids: bool) -> None:
         """Compare ids and keys with those of the objects in the namespace that the caller is in.

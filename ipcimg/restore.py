@@ -71,7 +71,7 @@ def restore(
         images.verify()
         here = stack.enter_context(namespace.own())
         entered = target or here
-        preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()))
+        preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()), images.page_size)
         for kind, one, counts in images.walk():
             preflight.add(kind, one, counts)
         only.expect(preflight.wanted)
@@ -85,8 +85,12 @@ def restore(
             present = objects(*NAMES)
             journal.refuse_unfinished(present, entered.described)
             preflight.look_at_target(present, free_ids=into_free_ids)
-        preflight.refuse()
+            preflight.look_at_memory()
         before = var.collect()
+        raised = variables or not entered.is_initial
+        if not raised:
+            preflight.look_at_limits(before, present)
+        preflight.refuse()
         final = contents.variables if variables else before
         # Writing 1 destroys every segment that nobody has attached and whose creator is gone.
         harmless = hold or (
@@ -96,7 +100,6 @@ def restore(
         warnings = preflight.losses(creators=creators, hold=hold, forced=forced and not harmless)
         if warnings and strict:
             raise LossError(f"refused by --strict: {warnings[0]}")
-        raised = variables or not entered.is_initial
         if not raised and before.shm_rmid_forced:  # each segment would go as soon as it is filled
             raise KernelError(
                 "kernel.shm_rmid_forced is 1 in the machine's own namespace, and is changed with --vars alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from .. import wire
 from ..commands import IPCIMG, ipcimg, refused, run
 from . import oracle
 from .oracle import Namespace
@@ -254,6 +256,24 @@ def test_nobody_reads_the_success(source: Namespace, target: Namespace, tmp_path
         assert done.returncode == 0
         assert "Traceback" not in done.stdout + done.stderr
     assert target.do(lambda: oracle.receive_all(0)) == [(1, b"one")]
+
+
+def test_more_than_the_machine_has(target: Namespace, tmp_path: Path) -> None:
+    """A pages file that takes no room on the disk may hold more than there is of memory."""
+    pages = 1 << 28
+    files = {
+        "ipcns-var-1.img": wire.variables(),
+        "ipcns-shm-1.img": wire.image(wire.SHM, wire.segment(wire.desc(0), pages * wire.PAGE)),
+        "pagemap-shmem-0.img": wire.pagemap(1, wire.pages(0, pages)),
+        "pages-1.img": b"",
+    }
+    wire.write(tmp_path, files)
+    os.truncate(tmp_path / "pages-1.img", pages * wire.PAGE)
+    line = refused("restore", "-t", target.pid, "-D", tmp_path)
+    assert re.fullmatch(
+        "the images hold 1099511627776 bytes of messages, semaphores and pages; the machine has [0-9]+ available", line
+    )
+    assert target.do(tables) == [{}, {}, {}]
 
 
 def test_force_does_not_replace_a_directory(dumped: Path, source: Namespace) -> None:

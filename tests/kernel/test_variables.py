@@ -147,14 +147,13 @@ def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_pa
     command = (sys.executable, "-c", MACHINE_S_OWN, target.path, "restore", "-t", str(target.pid), "-D", tmp_path / "d")
     restore = tuple(map(str, command))
     done = run(restore, status=1)
+    named = "message queue 1 (key 0x00000002)"
     assert done.stderr == (
-        "ipcimg: Error: message queue 1 (key 0x00000002): Invalid argument: its size, or an owner that is not mapped "
-        "in the user namespace; the limits of the machine's own namespace are raised with --vars alone\n"
+        f"ipcimg: Error: {named} has a message of 9000 bytes; kernel.msgmax is 8192, and raised with --vars alone\n"
     )
-    only_the_preset = "['kernel/msg_next_id']\n"  # which is put back
-    assert done.stdout == only_the_preset
-    assert target.do(lambda: oracle.table("msg")) == {}
+    assert done.stdout == "[]\n"
     assert target.do(oracle.variables) == before
+    only_the_preset = "['kernel/msg_next_id']\n"  # which is put back
     assert run(restore, "--id", "msg:0").stdout.endswith(only_the_preset)
     assert target.do(oracle.variables) == before
     assert "kernel/msgmax" in run(restore, "--id", "msg:1", "--vars").stdout
@@ -163,3 +162,31 @@ def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_pa
     target.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
     restore = (*restore, "--id", "msg:0")
     assert "kernel.shm_rmid_forced is 1 in the machine's own namespace" in run(restore, status=1).stderr
+
+
+def test_limits_that_are_not_to_be_raised(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """All of them are told at once."""
+    source.do(lambda: [oracle.queue(n + 1, messages=[(1, b"x" * 5000)] * 3) for n in range(3)])
+    source.do(lambda: oracle.semaphores(1, [1] * 40))
+    source.do(lambda: oracle.segment(1, 3 << 20))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    for name, value in (("msgmax", 4000), ("msgmnb", 9000), ("msgmni", 2), ("shmmax", 1 << 20), ("shmmni", 0)):
+        target.do(lambda name=name, value=value: oracle.set_variable(f"kernel/{name}", value))  # type: ignore[misc]
+    target.do(lambda: oracle.set_variable("kernel/sem", "39 1000 10 0"))
+    before = target.do(oracle.variables)
+    command = (sys.executable, "-c", MACHINE_S_OWN, target.path, "restore", "-t", str(target.pid), "-D", tmp_path / "d")
+    done = run(tuple(map(str, command)), status=1)
+    lines = [line.removeprefix("ipcimg: Error: ") for line in done.stderr.splitlines()]
+    assert sorted(lines) == sorted(
+        f"{one} raised with --vars alone"
+        for one in (
+            "message queue 0 (key 0x00000001) has a message of 5000 bytes; kernel.msgmax is 4000, and",
+            "message queue 0 (key 0x00000001) holds 15000 bytes; kernel.msgmnb is 9000, and",
+            "semaphore set 0 (key 0x00000001) has 40 semaphores; the first number of kernel.sem is 39, and",
+            "shared memory segment 0 (key 0x00000001) has 3145728 bytes; kernel.shmmax is 1048576, and",
+            "1 shared memory segments, beside 0 that are there; kernel.shmmni allows 0, and is",
+            "3 message queues, beside 0 that are there; kernel.msgmni allows 2, and is",
+            "1 semaphore sets, beside 0 that are there; kernel.sem allows 0, and is",
+        )
+    )
+    assert target.do(oracle.variables) == before
