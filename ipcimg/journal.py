@@ -245,17 +245,14 @@ def new(
 
 @contextlib.contextmanager
 def _presets_put_back(before: Variables) -> Iterator[contextlib.ExitStack]:
-    """The journal takes a preset that is pending: have it put back on any error, and if we are killed."""
+    """The journal takes a pending preset, and arms one: have all as it was on any error, and if we are killed."""
     with contextlib.ExitStack() as on_error:
-        guardian = None
-        if before.shm_next_id is not None:
-            guardian = Companion(lambda: None, lambda prepared, word: None if word else var.apply_presets(before))
-            on_error.callback(guardian.end)
+        guardian = Companion(lambda: None, lambda prepared, word: None if word else var.apply_presets(before))
+        on_error.callback(guardian.end)
         on_error.callback(var.apply_presets, before)
         yield on_error
-        if guardian is not None:
-            with contextlib.suppress(BrokenPipeError):  # somebody has killed it; there is nothing left for it to do
-                guardian.release(b"done")
+        with contextlib.suppress(BrokenPipeError):  # somebody has killed it; there is nothing left for it to do
+            guardian.release(b"done")
         on_error.pop_all()
 
 
