@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from . import libc
 from .companion import Companion, ours
-from .errors import ChangedError, NamespaceError, explain
+from .errors import ChangedError, NamespaceError, doing
 from .interrupts import deferred
 from .namespace import IpcNamespace
 
@@ -68,30 +68,27 @@ class Frozen:
 def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
     """Have every process of the namespace stopped inside the with block, ourselves excepted.
 
-    Raises NamespaceError where one does not stop, is traced by somebody else, or may not be looked at.
+    Raises NamespaceError, and KernelError where one does not stop or is traced by somebody else.
     """
     if namespace.is_initial:
         raise NamespaceError("to freeze the machine's own IPC namespace would stop the machine")
     if os.readlink("/proc/self") != str(os.getpid()):
         raise NamespaceError("freezing takes the /proc of the own process id namespace")
-    # What the freezer writes here before it freezes a cgroup we know, should it be killed.
-    notes = os.memfd_create("ipcimg-cgroups")
-    freezer: Companion | None = None
-    try:
+    with contextlib.ExitStack() as let_go:
         try:
-            with deferred():
+            with deferred(), doing(f"freezing {namespace.described}"):
+                # What the freezer writes here before it freezes a cgroup we know, should it be killed.
+                notes = os.memfd_create("ipcimg-cgroups")
+                let_go.callback(os.close, notes)
+                let_go.callback(_thaw_noted, notes)
                 freezer = Companion(functools.partial(_freeze, namespace.inode, ours(), notes), _thaw)
-            tasks, sees_all = _all_stopped(namespace.inode, freezer.pid)
-            attachments = _attachments({pid for pid, _ in tasks})
-        except OSError as error:
-            raise NamespaceError(f"freezing {namespace.described}: {explain(error)}") from error
-        yield Frozen(freezer.pid, sees_all, namespace.inode, tasks, attachments)
-    finally:
-        with deferred():
-            if freezer is not None:
-                freezer.close()
-            _thaw_noted(notes)
-            os.close(notes)
+                let_go.callback(freezer.close)
+                tasks, sees_all = _all_stopped(namespace.inode, freezer.pid)
+                attachments = _attachments({pid for pid, _ in tasks})
+            yield Frozen(freezer.pid, sees_all, namespace.inode, tasks, attachments)
+        finally:
+            with deferred(), doing(f"letting the processes of {namespace.described} go"):
+                let_go.close()
 
 
 # ---- who is there --------------------------------------------------------------------------

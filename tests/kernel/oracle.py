@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import platform
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -132,6 +134,54 @@ class Namespace(Enterable):
         assert self.holder.stdout is not None
         self.holder.stdout.close()
         assert not left, f"processes {left} were left in the namespace, and have been ended"
+
+
+# ---- processes -----------------------------------------------------------------------------
+
+
+def state(pid: int) -> str:
+    """As ps(1) has it: R, S, D, T (stopped), t (traced and stopped), Z."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+_cgroups = itertools.count()
+
+
+@contextlib.contextmanager
+def cgroup(*pids: int) -> Iterator[str]:
+    """The directory of a cgroup with these processes. They are back in the root when it goes."""
+    with open("/proc/self/mountinfo") as mounts:
+        [mount] = [line.split()[4] for line in mounts if " - cgroup2 " in line]
+    path = f"{mount}/ipcimg-test-{os.getpid()}-{next(_cgroups)}"
+
+    def move(pid: int, to: str) -> None:
+        with open(f"{to}/cgroup.procs", "w") as file:
+            file.write(str(pid))
+
+    os.mkdir(path)
+    try:
+        for pid in pids:
+            move(pid, path)
+        yield path
+    finally:
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has ended
+                move(pid, mount)
+        until = time.monotonic() + 10
+        while True:
+            try:
+                os.rmdir(path)
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
+def is_frozen(path: str) -> bool:
+    """Is everything in a cgroup stopped?"""
+    with open(f"{path}/cgroup.events") as file:
+        return "frozen 1\n" in file.readlines()
 
 
 # ---- making objects ------------------------------------------------------------------------

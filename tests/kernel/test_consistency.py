@@ -21,10 +21,9 @@ from ipcimg import freeze, imageset
 
 from ..commands import IPCIMG, SHOW, ipcimg, refused, run
 from . import oracle
-from .oracle import Namespace
+from .oracle import Namespace, cgroup, is_frozen, state
 
 DUMPS, NAMESPACES = 200, 10
-CGROUPS = "/sys/fs/cgroup"
 
 
 @pytest.fixture(scope="session")
@@ -260,11 +259,6 @@ def test_the_caller_s_word_is_not_taken_against_what_shows(source: Namespace, ra
 # ---- freezing ------------------------------------------------------------------------------
 
 
-def state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
-
-
 def cpu(pid: int) -> int:
     """The time a process has had, in ticks."""
     with open(f"/proc/{pid}/stat") as file:
@@ -378,34 +372,6 @@ HOLD = (
     "with namespace.of_process(int(sys.argv[1])) as one, freeze.frozen(one) as frozen:\n"
     "    print(frozen.freezer, flush=True); time.sleep(1000)"
 )
-
-
-@contextlib.contextmanager
-def cgroup(*pids: int) -> Iterator[str | None]:
-    """A cgroup with these processes."""
-    [mount] = [line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line]  # noqa: SIM115
-    path = f"{mount}/ipcimg-test-{os.getpid()}"
-    os.mkdir(path)
-    try:
-        for pid in pids:
-            Path(path, "cgroup.procs").write_text(str(pid))
-        yield path
-    finally:
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                Path(mount, "cgroup.procs").write_text(str(pid))
-        until = time.monotonic() + 10
-        while True:
-            try:
-                os.rmdir(path)
-                break
-            except OSError:
-                assert time.monotonic() < until
-                time.sleep(0.01)
-
-
-def is_frozen(path: str) -> bool:
-    return "frozen 1\n" in Path(path, "cgroup.events").read_text()
 
 
 @pytest.mark.parametrize("how", ["ptrace", "cgroup"])

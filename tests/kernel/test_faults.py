@@ -9,6 +9,8 @@ import errno
 import os
 import queue
 import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,9 +108,28 @@ class Worker:
     def __init__(self) -> None:
         self.injector, self.source = Injector(), Processless()
         self.source.do(fill)
+        # Two users that rest: the one will be stopped through its cgroup, the other by ptrace(2).
+        enter = ("nsenter", f"--ipc={self.source.path}", "sleep", "10000")
+        self.users = [subprocess.Popen(enter) for _ in range(2)]
+        self._in_cgroup = oracle.cgroup(self.users[0].pid)
+        self.cgroup = self._in_cgroup.__enter__()
+
+    def stopped(self) -> str:
+        """Which of its users is stopped, and stays it."""
+        until, who = time.monotonic() + 5, ""
+        while time.monotonic() < until:
+            who = "the cgroup is frozen" if oracle.is_frozen(self.cgroup) else ""
+            who = who or "".join(f"{user.pid} is stopped" for user in self.users if oracle.state(user.pid) in "tT")
+            if not who:
+                break
+        return who
 
     def close(self) -> None:
         self.injector.close()
+        for user in self.users:
+            user.kill()
+            user.wait()
+        self._in_cgroup.__exit__(None, None, None)
         left = self.source.do(oracle.everything)
         self.source.close()
         assert left == made_by(fill), "the source is not what it was"
@@ -178,16 +199,32 @@ def is_writing(call: Call) -> bool:
 
 
 @pytest.mark.parametrize(
-    "what", [errno.EIO, KILLED, errno.ENOSPC, errno.EROFS], ids=lambda n: errno.errorcode.get(n, "KILLED")
+    ("what", "options"),
+    [
+        (errno.EIO, ()),
+        (KILLED, ()),
+        (errno.ENOSPC, ()),
+        (errno.EROFS, ()),
+        (errno.EIO, ("--freeze",)),
+        (KILLED, ("--freeze",)),
+    ],
+    ids=lambda it: "".join(it) if isinstance(it, tuple) else named(it),
 )
-def test_dump(workers: list[Worker], dumped: Path, tmp_path: Path, what: int, record_property: Record) -> None:
-    """The source is unharmed; there is a whole set, or one that nobody takes for whole and the next dump replaces."""
+def test_dump(
+    workers: list[Worker],
+    dumped: Path,
+    tmp_path: Path,
+    what: int,
+    options: tuple[str, ...],
+    record_property: Record,
+) -> None:
+    """The source is unharmed and goes on; there is a whole set, or none that is taken for whole, and the next one is."""
     before, whole = [worker.source.do(state) for worker in workers], summary(dumped)
     full = what in (errno.ENOSPC, errno.EROFS)
 
     def dump(worker: Worker, point: Point) -> str:
         out = tmp_path / str(point)
-        command = ("dump", "--ipc-ns", worker.source.path, "-D", out)
+        command = ("dump", "--ipc-ns", worker.source.path, "-D", out, *options)
         outcome = worker.injector.inject(point, what, *command)
         try:
             found = list(diff.compare(whole, summary(out)))
@@ -199,6 +236,8 @@ def test_dump(workers: list[Worker], dumped: Path, tmp_path: Path, what: int, re
                 return f"is another set: {found[0].words()}"
         if full and outcome.status != 1:
             return f"ended with status {outcome.status}"
+        if who := worker.stopped():
+            return who
         if worker.source.do(state) != before[workers.index(worker)]:
             return f"left the source as {worker.source.do(state)}"
         if out.exists() and outcome.status != 0:
@@ -210,10 +249,10 @@ def test_dump(workers: list[Worker], dumped: Path, tmp_path: Path, what: int, re
         shutil.rmtree(out, ignore_errors=True)
         return unclear(outcome)
 
-    calls = workers[0].injector.record("dump", "--ipc-ns", workers[0].source.path, "-D", tmp_path / "d")
+    calls = workers[0].injector.record("dump", "--ipc-ns", workers[0].source.path, "-D", tmp_path / "d", *options)
     assert any(call.point.forked for call in calls), "no companion has a part in it"
     points = [call.point for call in calls if not full or is_writing(call)]
-    at_every(points, workers, dump, f"system calls of a dump, {errno.errorcode.get(what, 'SIGKILL')}", record_property)
+    at_every(points, workers, dump, f"system calls of {' '.join(('a dump', *options))}, {named(what)}", record_property)
 
 
 def both(one: dict[str, object], other: dict[str, object]) -> dict[str, object]:
