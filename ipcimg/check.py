@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import libc, namespace
+from . import freeze, libc, namespace
 from .errors import IpcimgError, explain
 from .preset import Preset
 
@@ -235,6 +235,36 @@ def _user_namespace() -> None:
         ) from error
 
 
+def _freeze() -> None:
+    """A process in a throwaway namespace, and stopping it the way a dump does."""
+    with namespace.new() as made:
+
+        def start() -> int:
+            made.enter()
+            return _pausing()
+
+        child = namespace.aside(start)
+        try:
+            with freeze.frozen(made) as frozen:
+                moved = frozen.moved()
+                if moved is not None:
+                    raise _Unsupported(str(moved))
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _pausing() -> int:
+    """A child process that does nothing: its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.pause()
+        finally:
+            os._exit(0)
+    return child
+
+
 def _cgroup2_mount() -> str:
     with open("/proc/self/mountinfo") as file:
         for line in file:
@@ -249,12 +279,7 @@ def _cgroup_freeze() -> None:
         group = tempfile.mkdtemp(prefix="ipcimg-check-", dir=_cgroup2_mount())
     except OSError as error:
         raise _Unsupported(f"making a cgroup: {explain(error)}") from error
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.pause()
-        finally:
-            os._exit(0)
+    child = _pausing()
     try:
         _write(f"{group}/cgroup.procs", str(child))
         if not os.path.exists(f"{group}/cgroup.freeze"):
@@ -292,5 +317,6 @@ FEATURES: dict[str, Callable[[], None]] = {
     "sem_next_id": _throwaway(_sem_next_id),
     "shm_next_id": _throwaway(_shm_next_id),
     "map_files": _throwaway(_map_files),
+    "freeze": _freeze,
     "cgroup_freeze": _cgroup_freeze,
 }

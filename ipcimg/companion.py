@@ -68,6 +68,13 @@ class Companion:
         os.close(self._tell)
         os.close(self._hear)
 
+    def dismiss(self) -> None:
+        """Release one that has nothing to do any more; somebody may have killed it. Raises OSError."""
+        try:
+            self.release(b"done")
+        except BrokenPipeError:
+            self.close()
+
     def end(self) -> None:
         """End it, whether it has had our word or not."""
         if self.pid in _companions:

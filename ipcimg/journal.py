@@ -251,8 +251,7 @@ def _presets_put_back(before: Variables) -> Iterator[contextlib.ExitStack]:
         on_error.callback(guardian.end)
         on_error.callback(var.apply_presets, before)
         yield on_error
-        with contextlib.suppress(BrokenPipeError):  # somebody has killed it; there is nothing left for it to do
-            guardian.release(b"done")
+        guardian.dismiss()
         on_error.pop_all()
 
 

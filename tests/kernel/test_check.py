@@ -15,6 +15,7 @@ FEATURES = (
     "sem_next_id",
     "shm_next_id",
     "map_files",
+    "freeze",
     "cgroup_freeze",
 )
 
