@@ -19,7 +19,7 @@ from .oracle import Namespace
 
 
 def fill() -> None:
-    for n in range(2000):
+    for n in range(500):
         oracle.queue(n + 1, messages=[(1, b"m" * 100)] * 10)
         oracle.semaphores(n + 1, [n % 7])
     oracle.segment(1, 8192, [(0, b"first")])
@@ -80,18 +80,18 @@ def test_undone(target: Namespace, dumped: Path, tmp_path: Path, kind: str) -> N
 
 
 def test_other_ids_are_undone_too(source: Namespace, target: Namespace, dumped: Path) -> None:
-    target.do(lambda: [oracle.queue(0x10000 + n, messages=[(1, b"stays")]) for n in range(2001)])
+    target.do(lambda: [oracle.queue(0x10000 + n, messages=[(1, b"stays")]) for n in range(501)])
     before = target.do(state)
-    killed(target, dumped, "--into-free-ids", once=lambda: len(oracle.table("msg")) > 2010)
+    killed(target, dumped, "--into-free-ids", once=lambda: len(oracle.table("msg")) > 510)
     ipcimg("recover", "-t", target.pid)
     assert target.do(state) == before
 
 
 def test_recovery_that_is_killed_goes_on(target: Namespace, dumped: Path) -> None:
     before = target.do(state)
-    killed(target, dumped, once=lambda: len(oracle.table("sem")) > 1500)
+    killed(target, dumped, once=lambda: len(oracle.table("sem")) > 400)
     recovery = subprocess.Popen([*IPCIMG, "recover", "-t", str(target.pid)])
-    while len(target.do(lambda: oracle.table("sem"))) > 1000:
+    while len(target.do(lambda: oracle.table("sem"))) > 300:
         assert recovery.poll() is None
     recovery.kill()
     recovery.wait()

@@ -21,7 +21,7 @@ from typing import Any
 from ipcimg.errors import IpcimgError
 
 LARGE = 256 << 10  # bytes of an input
-SECONDS = 2.0  # an input may take, for each LARGE bytes begun
+SECONDS = 1.0  # an input may take, for each LARGE bytes begun
 MEMORY = 64 << 20  # bytes it may make the process grow by
 LINE = 4096  # characters of an error
 SLACK = 16 << 20  # bytes of address space that the allocator may map beyond MEMORY
