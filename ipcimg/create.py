@@ -90,23 +90,30 @@ class Creator:
 
     @contextlib.contextmanager
     def making(self, wanted: Permissions, get: Callable[[int, int], int]) -> Iterator[tuple[int, libc.ipc_perm]]:
-        """Create an object, mode 0600, for the with block to fill, and last of all to IPC_SET to what is given with it.
+        """Create an object for the with block to fill, and last of all to IPC_SET to what is given with it.
 
         get is called with key and flags. Raises ObjectError, naming the object, for whatever the
         kernel refuses here or in the block.
         """
         named, here = wanted.named(self._kind), self._making.owners.here(wanted)
         try:
-            given = self._new(wanted, get) if self._any_id else self._wanted(wanted, get)
+            given = self._make(wanted, get)
+            if given != wanted.id:
+                self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=here["uid"], gid=here["gid"], mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
-    def _wanted(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        """Make an object under the wanted id, also where somebody else makes objects and takes ids and presets."""
-        until = time.monotonic() + _PATIENCE
+    def _make(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
+        """Make an object under the wanted id, also where somebody else makes objects and takes ids and presets.
+
+        Where any id will do it is one that the kernel would give.
+        """
+        until, other_id = time.monotonic() + _PATIENCE, self._making.free_ids and not self._any_id
         while True:
             try:
+                if self._any_id:
+                    wanted = dataclasses.replace(wanted, id=kinds.try_room(self._kind))
                 self._expect_free(wanted)
                 with deferred():
                     if self._making.tight:
@@ -114,14 +121,8 @@ class Creator:
                     self._preset.arm(wanted.id)
                     return self._get(wanted, get)
             except _Taken:
-                if (self._making.free_ids and not self._any_id) or time.monotonic() > until:
+                if other_id or time.monotonic() > until:
                     raise
-
-    def _new(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        """Make an object under any id: one that the kernel would give."""
-        given = self._wanted(dataclasses.replace(wanted, id=kinds.try_room(self._kind)), get)
-        self._making.new_ids[self._kind, wanted.id] = given
-        return given
 
     def _expect_free(self, wanted: Permissions) -> None:
         other = kinds.at_index(self._kind, wanted.id)
@@ -133,7 +134,7 @@ class Creator:
         journal.intend(self._kind, wanted.id, wanted.key, creator)
         with acting_as(*creator):
             try:
-                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
+                given = get(wanted.key, libc.IPC_CREAT | libc.IPC_EXCL | kinds.NEWBORN)
             except BaseException:
                 journal.withdraw()
                 raise

@@ -199,7 +199,7 @@ class Journal:
         if found is None or found[0] != object_id:
             return False
         perm = found[1]
-        return [perm.key, perm.cuid, perm.cgid] == list(noted)
+        return [perm.mode & 0o777, perm.key, perm.cuid, perm.cgid] == [kinds.NEWBORN, *noted]
 
     def __enter__(self) -> Journal:
         return self

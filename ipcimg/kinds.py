@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from . import libc
 
+# The mode of an object that is being made. It lets in nobody but its creator, and hardly anybody asks for it: so an
+# object of ours that the journal could not yet call made is told from a stranger's that came to be in its place.
+NEWBORN = 0o711
 THROWAWAY = 0x69706374  # the key of what try_room() makes, by which it is found if we are killed there
 _CREATE = libc.IPC_CREAT | libc.IPC_EXCL | 0o600
 _MAKE: dict[str, Callable[[int], int]] = {
