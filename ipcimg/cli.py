@@ -212,7 +212,10 @@ def _add_frozen(parser: argparse.ArgumentParser) -> None:
 
 def _add_selection(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "--only", type=_kinds, metavar="KIND,…", help=f"{what} only these kinds: {', '.join(KINDS)} (the settings)"
+        "--only",
+        type=_kinds,
+        metavar="KIND,…",
+        help=f"{what} only these kinds: {', '.join(KINDS[1:])}, and var for the settings",
     )
     parser.add_argument(
         "--id", type=_id, metavar="KIND:ID", action="append", default=[], help=f"{what} only this object (repeatable)"
@@ -380,6 +383,8 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
     if options.pidfile is not None and not options.hold:
         parser.error("--pidfile goes with --hold")
+    if options.pin is not None and os.path.lexists(options.pin):
+        raise IpcimgError(f"pinning the namespace: {options.pin}: it is there already")
     with contextlib.ExitStack() as stack:
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
@@ -413,6 +418,8 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         except BaseException:
             if options.new_ns and restored.holder is not None:  # nobody can get at what it holds
                 os.kill(restored.holder, signal.SIGTERM)
+                if pidfile is not None:
+                    pidfile.truncate(0)
             raise
         return DONE
 
@@ -469,6 +476,8 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             if images.manifest is None
             else f"whole, and as it was written ({images.manifest.digest_algorithm})"
         )
+        if images.moved:
+            how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
         _report(parser, f"set {images.ns_id}: {_counts(counts)}: {how}")
     return status
 
@@ -480,8 +489,10 @@ def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.images_dir is not None:
         settled = directory.recover(directory.ImageDirectory(options.images_dir))
         for ns_id, complete in settled.items():
-            what = "is complete" if complete else "was not, and what there was of it is gone"
-            _report(parser, f"image directory {options.images_dir}: set {ns_id} {what}")
+            what = (
+                "is complete now" if complete else "an unfinished dump was removed; a set from before stays as it was"
+            )
+            _report(parser, f"image directory {options.images_dir}: set {ns_id}: {what}")
         if not settled:
             _report(parser, f"image directory {options.images_dir}: nothing to recover")
         if options.tree is None and options.ipc_ns is None:
@@ -492,7 +503,10 @@ def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         if found is None:
             _report(parser, f"{target.described}: nothing to recover")
         else:
-            _report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.described}")
+            if found.restore is not None:
+                _report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
+            for cgroup in found.thawed:
+                _report(parser, f"{target.described}: thawed the cgroup {cgroup}, which a killed dump had left frozen")
     return DONE
 
 

@@ -123,20 +123,23 @@ def _live(prepare: Callable[[], _T], act: Callable[[_T, bytes], None], hear: int
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     prepared = prepare()
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd not in (hear, report, 2):
-            with contextlib.suppress(OSError):  # the listing's own
+    try:
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in (hear, report, 2):
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(fd)
+        os.chdir("/")
+        null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, 3)
+        for stream in (0, 1):
+            os.dup2(null, stream)
+        _report(report, None)
+        word = os.read(hear, 64)
+        if word:  # what it does from now on is its own affair
+            os.dup2(null, 2)
+            for fd in (hear, report, null):
                 os.close(fd)
-    os.chdir("/")
-    null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, 3)
-    for stream in (0, 1):
-        os.dup2(null, stream)
-    _report(report, None)
-    word = os.read(hear, 64)
-    if word:  # what it does from now on is its own affair
-        os.dup2(null, 2)
-        for fd in (hear, report, null):
-            os.close(fd)
+    except OSError:  # whoever started it is gone by now, or soon will be; what was prepared is not to stay
+        word = b""
     try:
         act(prepared, word)
     except BaseException as error:

@@ -104,9 +104,11 @@ class ImageDirectory:
         if not self._wary:
             return None
         if status.st_uid not in (0, os.geteuid()):
-            return f"belongs to user {status.st_uid}, who could change it while it is being restored"
+            return (
+                f"belongs to user {status.st_uid}, who could change it while it is restored; chown it, if you trust it"
+            )
         if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0):
-            return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o})"
+            return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o}); chmod it, if you trust it"
         return None
 
     def __del__(self) -> None:
@@ -213,7 +215,7 @@ class ImageDirectory:
         if self.has(name) and (self.has(f"{name}/{_COMMIT}") or not self.has(manifest_name(ns_id))):
             raise DirectoryError(
                 f"image directory {self.path}: set {ns_id} is unfinished: {name} is there, so its dump is still "
-                "running or was killed; `ipcimg recover` completes or removes it"
+                f"running or was killed; `ipcimg recover -D {self.path}` completes or removes it"
             )
 
     def ids_images(self) -> Iterator[ImageFile]:

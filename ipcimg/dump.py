@@ -84,7 +84,7 @@ def dump(
         try:
             return attempt(tolerant=allow_inconsistent)
         except ChangedError as error:
-            raise ChangedError(f"{error} (tried {_TRIES} times)") from error
+            raise ChangedError(f"{error} (tried {_TRIES} times); stop its users, or say --freeze") from error
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def living(
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
             reading = _reading(seen_as, only, stopped, frozen, tolerant)
-            journal.refuse_unfinished(reading.objects, source.described)
+            journal.refuse_unfinished(reading.objects, source)
             found = Living(
                 Contents(
                     variables,

@@ -2,7 +2,8 @@
 
 A process of its own, the freezer, stops them: by the freezer of cgroup v2 where a cgroup holds processes of the
 namespace alone, otherwise by ptrace(2). It lets them go on our word and on our end. Should it be killed itself, the
-kernel lets go of what it traced, and we thaw its cgroups.
+kernel lets go of what it traced. Its cgroups bear a mark, an extended attribute, by which we thaw them; or, where we
+are killed as well, whoever freezes the namespace next, or recovers it.
 
 All threads of a process are stopped where one of them is in the namespace: they share its memory. New processes and
 threads are looked for until there are none.
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from . import libc
 from .companion import Companion, ours
 from .errors import ChangedError, NamespaceError, doing
-from .interrupts import deferred
+from .interrupts import deferred, kept_running
 from .namespace import IpcNamespace
 
 _PATIENCE = 2.0  # seconds to stop a process
@@ -33,6 +34,7 @@ _PAUSE = 0.0005  # seconds between two looks
 _PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the process id namespace the machine booted with
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD = ("Z", "X")
+_MARK = "user.ipcimg-frozen"  # of a cgroup, on its directory: cgroup v2 takes such attributes since Linux 5.7
 _SEGMENT = re.compile(rb" ([0-9]+) +/SYSV[0-9a-f]{8}(?: \(deleted\))?$", re.M)
 
 Task = tuple[int, int]  # process, thread
@@ -74,14 +76,11 @@ def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
         raise NamespaceError("to freeze the machine's own IPC namespace would stop the machine")
     if os.readlink("/proc/self") != str(os.getpid()):
         raise NamespaceError("freezing takes the /proc of the own process id namespace")
-    with contextlib.ExitStack() as let_go:
+    with kept_running(), contextlib.ExitStack() as let_go:
         try:
             with deferred(), doing(f"freezing {namespace.described}"):
-                # What the freezer writes here before it freezes a cgroup we know, should it be killed.
-                notes = os.memfd_create("ipcimg-cgroups")
-                let_go.callback(os.close, notes)
-                let_go.callback(_thaw_noted, notes)
-                freezer = Companion(functools.partial(_freeze, namespace.inode, ours(), notes), _thaw)
+                let_go.callback(thaw_left, namespace.inode)
+                freezer = Companion(functools.partial(_freeze, namespace.inode, ours()), _thaw)
                 let_go.callback(freezer.close)
                 tasks, sees_all = _all_stopped(namespace.inode, freezer.pid)
                 attachments = _attachments({pid for pid, _ in tasks})
@@ -187,16 +186,21 @@ def _is_frozen(cgroup: str | None) -> bool:
         return False
 
 
-def _of_their_own(hierarchy: str | None, users: Mapping[int, list[int]]) -> Iterator[str]:
-    """The cgroups that can be frozen and have none but these processes in them and below."""
-    cgroups = set()
+def _cgroups(users: Mapping[int, list[int]]) -> list[str]:
+    """The cgroups that these processes are in, the root excepted."""
+    hierarchy, found = _hierarchy(), set()
     for pid, threads in users.items():
         with contextlib.suppress(*_GONE):
-            cgroups |= {_cgroup(hierarchy, pid, tid) for tid in threads}
-    for cgroup in sorted(filter(None, cgroups)):
+            found |= {_cgroup(hierarchy, pid, tid) for tid in threads}
+    return sorted(filter(None, found))
+
+
+def _of_their_own(users: Mapping[int, list[int]]) -> Iterator[str]:
+    """The cgroups that are ours to freeze and have none but these processes in them and below."""
+    for cgroup in _cgroups(users):
         with contextlib.suppress(OSError):  # it goes, is threaded, or not for us: ptrace(2) will do
-            if not _is_frozen(cgroup) and _members(cgroup) <= users.keys():
-                os.close(os.open(f"{cgroup}/cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC))
+            if (not _is_frozen(cgroup) or _is_marked(cgroup)) and _members(cgroup) <= users.keys():
+                os.setxattr(cgroup, _MARK, b"")
                 yield cgroup
 
 
@@ -208,16 +212,37 @@ def _members(cgroup: str) -> set[int]:
     return members
 
 
-def _set_frozen(directory: str, frozen: bool) -> None:
-    with open(f"{directory}/cgroup.freeze", "w") as file:
+def _is_marked(cgroup: str) -> bool:
+    try:
+        return _MARK in os.listxattr(cgroup)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return False
+        raise
+
+
+def _set_frozen(cgroup: str, frozen: bool) -> None:
+    with open(f"{cgroup}/cgroup.freeze", "w") as file:
         file.write("1" if frozen else "0")
 
 
-def _thaw_noted(notes: int) -> None:
-    """Thaw what a freezer that is dead has noted and not thawed. Raises OSError."""
-    for directory in os.pread(notes, os.fstat(notes).st_size, 0).decode().split("\0")[:-1]:
-        with contextlib.suppress(FileNotFoundError):
-            _set_frozen(directory, False)
+def _thaw_cgroup(cgroup: str) -> None:
+    """Thaw a marked cgroup, and take the mark off."""
+    with contextlib.suppress(FileNotFoundError):
+        _set_frozen(cgroup, False)
+        os.removexattr(cgroup, _MARK)
+
+
+def thaw_left(inode: int) -> list[str]:
+    """Thaw the cgroups of an IPC namespace that a freezer has left frozen: which these are. Raises OSError.
+
+    Whoever calls it has the namespace locked, so that no freezer is at work.
+    """
+    users, _ = _users(inode, frozenset())
+    left = list(filter(_is_marked, _cgroups(users)))
+    for cgroup in left:
+        _thaw_cgroup(cgroup)
+    return left
 
 
 # ---- the freezer's work --------------------------------------------------------------------
@@ -232,13 +257,13 @@ class _Stopped:
     cgroups: list[str] = field(default_factory=list)
 
 
-def _freeze(inode: int, excepted: frozenset[int], notes: int) -> _Stopped:
+def _freeze(inode: int, excepted: frozenset[int]) -> _Stopped:
     """Stop all processes of the namespace. Raises OSError, when all are let go again."""
     tries = 1
     while True:
         stopped = _Stopped()
         try:
-            _stop_all(inode, excepted | {os.getpid()}, notes, stopped)
+            _stop_all(inode, excepted | {os.getpid()}, stopped)
             return stopped
         except BaseException as error:
             _thaw(stopped, b"")
@@ -248,7 +273,7 @@ def _freeze(inode: int, excepted: frozenset[int], notes: int) -> _Stopped:
         time.sleep(_BETWEEN)
 
 
-def _stop_all(inode: int, excepted: frozenset[int], notes: int, stopped: _Stopped) -> None:
+def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
     hierarchy, until = _hierarchy(), time.monotonic() + _PATIENCE
     tracers = {int(_status(pid, pid, "TracerPid")[0]) for pid in excepted}
     new = True
@@ -258,13 +283,13 @@ def _stop_all(inode: int, excepted: frozenset[int], notes: int, stopped: _Stoppe
         users, _ = _users(inode, excepted)
         if traced_by := users.keys() & tracers:
             raise OSError(errno.EBUSY, f"process {min(traced_by)} would be stopped, and traces ipcimg")
-        for directory in _of_their_own(hierarchy, users):
-            stopped.cgroups.append(directory)
-            os.write(notes, directory.encode() + b"\0")
-            _set_frozen(directory, True)
-        for directory in stopped.cgroups:
-            while not _is_frozen(directory):
-                _wait(until, f"the cgroup {directory} does not freeze")
+        for cgroup in _of_their_own(users):
+            if cgroup not in stopped.cgroups:
+                stopped.cgroups.append(cgroup)
+                _set_frozen(cgroup, True)
+        for cgroup in stopped.cgroups:
+            while not _is_frozen(cgroup):
+                _wait(until, f"the cgroup {cgroup} does not freeze")
         new = False
         for pid, threads in users.items():
             for tid in threads:
@@ -322,5 +347,5 @@ def _thaw(stopped: _Stopped, word: bytes) -> None:
         for tid, signal in stopped.traced.items():
             with contextlib.suppress(ProcessLookupError):  # somebody has killed it
                 libc.ptrace(libc.PTRACE_DETACH, tid, signal)
-        for directory in stopped.cgroups:
-            all_of_them.callback(_set_frozen, directory, False)
+        for cgroup in stopped.cgroups:
+            all_of_them.callback(_thaw_cgroup, cgroup)

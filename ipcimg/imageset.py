@@ -87,6 +87,13 @@ class ImageSet:
         """Are the settings part of what was dumped? They are there in any case."""
         return self.manifest is None or self.manifest.variables_meant
 
+    @property
+    def moved(self) -> int:
+        """How many things moved while it was dumped: then it is not of one moment."""
+        if self.manifest is None or self.manifest.consistency is None:
+            return 0
+        return len(self.manifest.consistency.moved)
+
     def verify(self) -> None:
         """Compare each file with its digest, if the set has any: CRIU's have not. Raises ImageError."""
         if self.manifest is None:

@@ -80,6 +80,19 @@ def handled() -> Iterator[None]:
         _State.pending, _State.over = None, False
 
 
+@contextlib.contextmanager
+def kept_running() -> Iterator[None]:
+    """Ignore Ctrl-Z, SIGTSTP, inside the with block: somebody waits for us to go on."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
 class held:
     """A context in which Interrupted waits, and is not raised at its end: for __del__, where it would be lost."""
 

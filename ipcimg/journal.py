@@ -29,6 +29,7 @@ from .companion import Companion
 from .errors import KernelError, NamespaceError, ObjectError, doing, explain
 from .listing import objects
 from .model import NAMES, Variables
+from .namespace import IpcNamespace
 from .preset import Preset
 from .selection import Name
 
@@ -315,9 +316,11 @@ def _is_ours(kind: str, object_id: int) -> bool:
     return {found[1].uid, found[1].cuid} <= {0, os.geteuid()} and not found[1].mode & 0o077
 
 
-def refuse_unfinished(present: Iterable[Name], described: str) -> None:
-    """Raise NamespaceError where a restore into the namespace that the caller is in was killed; OSError."""
+def refuse_unfinished(present: Iterable[Name], namespace: IpcNamespace) -> None:
+    """Raise NamespaceError where a restore into the namespace, which the caller is in, was killed; OSError."""
     journal = find(present)
     if journal is not None:
         with journal:
-            raise NamespaceError(f"{described} holds {journal.described}; `ipcimg recover` undoes it")
+            raise NamespaceError(
+                f"{namespace.described} holds {journal.described}; `ipcimg recover{namespace.option}` undoes it"
+            )

@@ -28,9 +28,10 @@ _PATIENCE = 2.0  # seconds; a holder of segments has the lock for the blink of a
 class IpcNamespace:
     """An IPC namespace, held open. Made by own(), of_process(), at_path() or new()."""
 
-    def __init__(self, fd: int, described: str) -> None:
+    def __init__(self, fd: int, described: str, option: str = "") -> None:
         self.fd = fd
         self.described = described
+        self.option = option  # by which the command line names it
         self.inode = os.fstat(fd).st_ino
 
     @property
@@ -157,12 +158,12 @@ def of_process(pid: int) -> IpcNamespace:
     """The IPC namespace of process pid. Raises NamespaceError where there is no such process."""
     if not os.path.isdir(f"/proc/{pid}"):
         raise NamespaceError(f"there is no process {pid}")
-    return _open(f"/proc/{pid}/ns/ipc", f"the IPC namespace of process {pid}")
+    return _open(f"/proc/{pid}/ns/ipc", f"the IPC namespace of process {pid}", f" -t {pid}")
 
 
 def at_path(path: str) -> IpcNamespace:
     """The IPC namespace that a file stands for: /proc/PID/ns/ipc, or a bind mount of it."""
-    return _open(path, f"the IPC namespace {path}")
+    return _open(path, f"the IPC namespace {path}", f" --ipc-ns {path}")
 
 
 def new() -> IpcNamespace:
@@ -200,7 +201,7 @@ def aside(act: Callable[[], _T]) -> _T:
     return results[0]
 
 
-def _open(path: str, described: str) -> IpcNamespace:
+def _open(path: str, described: str, option: str = "") -> IpcNamespace:
     try:
         # A FIFO or a device must not block or be disturbed by the question what it is.
         if not stat.S_ISREG(os.stat(path).st_mode) or os.stat(path).st_dev != os.stat("/proc/self/ns/ipc").st_dev:
@@ -211,7 +212,7 @@ def _open(path: str, described: str) -> IpcNamespace:
     try:
         if fcntl.ioctl(fd, libc.NS_GET_NSTYPE) != libc.CLONE_NEWIPC:
             raise NamespaceError(f"{path} is a namespace, but not an IPC namespace")
-        return IpcNamespace(fd, described)
+        return IpcNamespace(fd, described, option)
     except BaseException:
         os.close(fd)
         raise

@@ -1,28 +1,30 @@
-"""Recover: undo what a restore that was killed has left in its target."""
+"""Recover: undo what a restore that was killed has left in its target, and thaw what a dump has left frozen."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
 
-from . import interrupts, journal, namespace
+from . import freeze, interrupts, journal, namespace
 from .errors import KernelError, explain
 from .listing import objects
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a restore had left, and is gone."""
+    """What was left, and is gone."""
 
-    described: str  # whose it was
+    restore: str | None  # whose it was, for people; None where there was none
     removed: int  # how many objects
+    thawed: tuple[str, ...]  # the cgroups that a dump had left frozen, since it was killed with all its processes
 
 
 def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
-    """Undo a restore into the namespace, by default the caller's own, that was killed; None where there is none.
+    """Undo a restore into the namespace, by default the caller's own, that was killed; None where nothing is left.
 
     Its objects are removed, and limits, kernel.shm_rmid_forced and pending presets become what they were
-    before it. Should it be killed as well, it can be called again. Raises an IpcimgError.
+    before it. Cgroups that a killed dump has left frozen are thawed. Should this be killed as well, it can
+    be called again. Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
         target = target or stack.enter_context(namespace.own())
@@ -30,10 +32,12 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
         stack.enter_context(target.locked())
         stack.enter_context(target.entered())
         try:
-            found = journal.find(objects("shm"))
-            if found is None:
-                return None
-            with interrupts.deferred(), found:
-                return Recovered(found.described, found.roll_back())
+            with interrupts.deferred():
+                thawed = tuple(freeze.thaw_left(target.inode))
+                found = journal.find(objects("shm"))
+                if found is None:
+                    return Recovered(None, 0, thawed) if thawed else None
+                with found:
+                    return Recovered(found.described, found.roll_back(), thawed)
         except OSError as error:
             raise KernelError(f"recovering {target.described}: {explain(error)}") from error

@@ -83,7 +83,7 @@ def restore(
         stack.enter_context(entered.entered())
         with doing("looking at the objects of the target"):
             present = objects(*NAMES)
-            journal.refuse_unfinished(present, entered.described)
+            journal.refuse_unfinished(present, entered)
             preflight.look_at_target(present, free_ids=into_free_ids)
             preflight.look_at_memory()
         before = var.collect()
@@ -98,6 +98,11 @@ def restore(
         )
         creators, forced = may_be_any_creator(), bool(final.shm_rmid_forced)
         warnings = preflight.losses(creators=creators, hold=hold, forced=forced and not harmless)
+        if images.moved:
+            warnings.append(
+                f"the images are not of one moment: {images.moved} things moved while they were dumped, which "
+                "ipcimg-show lists"
+            )
         if warnings and strict:
             raise LossError(f"refused by --strict: {warnings[0]}")
         if not raised and before.shm_rmid_forced:  # each segment would go as soon as it is filled

@@ -259,7 +259,7 @@ _CONSISTENCY = {
 
 def _consistency(found: Consistency) -> str:
     words = _CONSISTENCY.get(found.how, describe.printable(found.how))
-    return words + (f"; {found.compared} segments in use were read twice" if found.compared else "")
+    return words + (f"; segments in use, which were read twice: {found.compared}" if found.compared else "")
 
 
 def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:

@@ -68,7 +68,7 @@ def test_undone(target: Namespace, dumped: Path, tmp_path: Path, kind: str) -> N
     whose = f"an unfinished restore from {dumped}, whose process {pid} was killed"
     unfinished = f"the IPC namespace of process {target.pid} holds {whose}"
     for command in (("restore", "-t", target.pid, "-D", dumped), ("dump", "-t", target.pid, "-D", tmp_path / "e")):
-        assert refused(*command) == f"{unfinished}; `ipcimg recover` undoes it"
+        assert refused(*command) == f"{unfinished}; `ipcimg recover -t {target.pid}` undoes it"
     done = ipcimg("recover", "-t", target.pid)
     assert done.stdout.startswith(f"the IPC namespace of process {target.pid}: undone, ")
     assert target.do(state) == before
@@ -185,7 +185,7 @@ def test_directory(source: Namespace, tmp_path: Path) -> None:
     leftover.mkdir()
     (leftover / "ipcns-var-2.img").write_bytes(b"x")
     assert ipcimg("recover", "-D", directory).stdout == (
-        f"image directory {directory}: set 2 was not, and what there was of it is gone\n"
+        f"image directory {directory}: set 2: an unfinished dump was removed; a set from before stays as it was\n"
     )
     assert not leftover.exists()
     unfinished = directory / ".ipcimg-1.tmp"
@@ -193,8 +193,10 @@ def test_directory(source: Namespace, tmp_path: Path) -> None:
     for name in ("ipcns-var-1.img", "ipcns-msg-1.img", "ipcimg-manifest-1.img"):
         (directory / name).rename(unfinished / name)
     (unfinished / "commit").touch()
-    assert "`ipcimg recover` completes or removes it" in run(IPCIMG, "verify", directory, status=1).stderr
-    assert ipcimg("recover", "-D", directory).stdout == f"image directory {directory}: set 1 is complete\n"
+    assert (
+        f"`ipcimg recover -D {directory}` completes or removes it" in run(IPCIMG, "verify", directory, status=1).stderr
+    )
+    assert ipcimg("recover", "-D", directory).stdout == f"image directory {directory}: set 1: is complete now\n"
     ipcimg("verify", directory)
 
 
@@ -208,12 +210,15 @@ def test_images_that_others_can_change(target: Namespace, dumped: Path) -> None:
         mode = path.stat().st_mode & 0o777
         named = str(path) if path == image else f"image directory {path}"
         os.chown(path, 1001, 0)
-        assert refused(*restore) == f"{named}: belongs to user 1001, who could change it while it is being restored"
+        assert (
+            refused(*restore)
+            == f"{named}: belongs to user 1001, who could change it while it is restored; chown it, if you trust it"
+        )
         os.chown(path, 0, 1001)
         path.chmod(mode | 0o020)
-        assert refused(*restore) == f"{named}: others can write it (mode {mode | 0o020:04o})"
+        assert refused(*restore) == f"{named}: others can write it (mode {mode | 0o020:04o}); chmod it, if you trust it"
         path.chmod(mode | 0o002)
-        assert refused(*restore) == f"{named}: others can write it (mode {mode | 0o002:04o})"
+        assert refused(*restore) == f"{named}: others can write it (mode {mode | 0o002:04o}); chmod it, if you trust it"
         path.chmod(mode | 0o044)
         os.chown(path, 0, 0)
     assert target.do(state) == before
