@@ -133,13 +133,14 @@ def _live(prepare: Callable[[], _T], act: Callable[[_T, bytes], None], hear: int
         for stream in (0, 1):
             os.dup2(null, stream)
         _report(report, None)
-        word = os.read(hear, 64)
-        if word:  # what it does from now on is its own affair
-            os.dup2(null, 2)
-            for fd in (hear, report, null):
-                os.close(fd)
-    except OSError:  # whoever started it is gone by now, or soon will be; what was prepared is not to stay
-        word = b""
+    except OSError:
+        act(prepared, b"")  # nobody waits for us, or soon will not: what was prepared is not to stay
+        raise
+    word = os.read(hear, 64)
+    if word:  # what it does from now on is its own affair
+        os.dup2(null, 2)
+        for fd in (hear, report, null):
+            os.close(fd)
     try:
         act(prepared, word)
     except BaseException as error:
