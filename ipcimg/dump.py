@@ -114,7 +114,7 @@ def living(
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
             reading = _reading(seen_as, only, stopped, frozen, tolerant)
-            journal.refuse_unfinished(reading.objects, source)
+            journal.refuse_unfinished(reading.objects(), source)
             found = Living(
                 Contents(
                     variables,

@@ -5,6 +5,7 @@ Asking for one index after the other instead takes 2^24 calls where ipcmni_exten
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 
 from .selection import Name
@@ -19,23 +20,24 @@ class Table:
         """kind is one of model.NAMES. Raises OSError."""
         self.kind = kind
         with open(f"/proc/sysvipc/{kind}", "rb") as file:
-            self._columns, *self.lines = file.readlines()
+            self._columns = file.readline().decode().split()
+            self.text = file.read()
 
-    def names(self) -> Iterator[Name]:
-        """Kind, id and key of each, in the kernel's order: by index."""
-        for line in self.lines:
-            key, object_id, _ = line.split(None, 2)
-            yield self.kind, int(object_id), int(key) % (1 << 32)
+    def lines(self) -> Iterator[bytes]:
+        """In the kernel's order: by index."""
+        return iter(io.BytesIO(self.text))
 
-    def rows(self) -> Iterator[Row]:
-        """Each object's line, in the order of names()."""
-        columns = [column.decode() for column in self._columns.split()]
-        for line in self.lines:
-            yield {
-                name: int(text, 8 if name == "perms" else 10) for name, text in zip(columns, line.split(), strict=True)
-            }
+    def name(self, line: bytes) -> Name:
+        """Kind, id and key of the object of a line."""
+        key, object_id, _ = line.split(None, 2)
+        return self.kind, int(object_id), int(key) % (1 << 32)
+
+    def row(self, line: bytes) -> Row:
+        """All of a line."""
+        columns = zip(self._columns, line.split(), strict=True)
+        return {name: int(text, 8 if name == "perms" else 10) for name, text in columns}
 
 
 def objects(*kinds: str) -> list[Name]:
     """Kind, id and key of each object of these kinds, by index. Raises OSError."""
-    return [name for kind in kinds for name in Table(kind).names()]
+    return [table.name(line) for table in map(Table, kinds) for line in table.lines()]

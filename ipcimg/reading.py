@@ -57,14 +57,16 @@ class Reading:
         self._only = only
         self._again: list[Callable[[], None]] = []
         self._before = self._look() if at_rest else self._settled()
-        self.objects = [name for table in self._before.values() for name in table.names()]
-        only.expect(self.objects)
+        only.expect(self.objects())
+
+    def objects(self) -> Iterator[Name]:
+        """What there was at the first look, wanted or not."""
+        return (table.name(line) for table in self._before.values() for line in table.lines())
 
     def ids(self, kind: str) -> Iterator[int]:
         """The wanted objects of a kind."""
-        return (
-            number for of_kind, number, key in self.objects if of_kind == kind and self._only.wants(kind, number, key)
-        )
+        table = self._before[kind]
+        return (object_id for _, object_id, _ in map(table.name, self._wanted(table)))
 
     def changed(self, error: ChangedError) -> None:
         """To be told of what moved. Raises the error, or notes it."""
@@ -81,10 +83,10 @@ class Reading:
         """Take the last look: is everything as it was? Raises ChangedError, or notes what is not, and OSError."""
         for compare in self._again:
             compare()
-        after = self._look()
         for kind, before in self._before.items():
-            if before.lines != after[kind].lines:
-                self._compare(before, after[kind])
+            after = Table(kind)
+            if before.text != after.text:
+                self._compare(before, after)
 
     def _look(self) -> dict[str, Table]:
         return {kind: Table(kind) for kind in NAMES}
@@ -113,31 +115,36 @@ class Reading:
 
     def _last_change(self, table: Table) -> tuple[int, str]:
         """The latest time of all wanted objects, and whose it is."""
-        times = _TIMES[table.kind]
-        if not times:
-            return 0, ""
-        found = ((max(row[time] for time in times), name) for name, row in self._wanted(table))
-        latest, (kind, object_id, key) = max(found, default=(0, (table.kind, 0, 0)))
-        return latest, object_name(kind, object_id, key)
+        times, latest, whose = _TIMES[table.kind], 0, b"0 0 0"
+        for line in self._wanted(table) if times else ():
+            row = table.row(line)
+            last = max(row[time] for time in times)
+            if last > latest:
+                latest, whose = last, line
+        return latest, object_name(*table.name(whose))
 
-    def _wanted(self, table: Table) -> Iterator[tuple[Name, Row]]:
-        for name, row in zip(table.names(), table.rows(), strict=True):
-            if self._only.wants(*name):
-                yield name, row
+    def _wanted(self, table: Table) -> Iterator[bytes]:
+        return (line for line in table.lines() if self._only.everything or self._only.wants(*table.name(line)))
 
     def _compare(self, before: Table, after: Table) -> None:
-        was, now = dict(self._wanted(before)), dict(self._wanted(after))
-        for name in {**was, **now}:
-            if name not in now or name not in was:
-                what = "came" if name in now else "went"
-                self.changed(ChangedError(f"{object_name(*name)} {what} while the namespace was read"))
-                continue
-            moved = [column for column in was[name] if was[name][column] != now[name][column]]
-            if before.kind == "shm":
-                moved = self._moved_of_segment(name[1], moved, now[name])
-            if moved:
-                words = ", ".join(f"{column} was {was[name][column]} and is {now[name][column]}" for column in moved)
-                self.changed(ChangedError(f"{object_name(*name)} changed while the namespace was read: {words}"))
+        was = {before.name(line): line for line in self._wanted(before)}
+        for line in self._wanted(after):
+            name = after.name(line)
+            old = was.pop(name, None)
+            if old is None:
+                self.changed(ChangedError(f"{object_name(*name)} came while the namespace was read"))
+            elif old != line:
+                self._compare_rows(name, before.row(old), after.row(line))
+        for name in was:
+            self.changed(ChangedError(f"{object_name(*name)} went while the namespace was read"))
+
+    def _compare_rows(self, name: Name, was: Row, now: Row) -> None:
+        moved = [column for column in was if was[column] != now[column]]
+        if name[0] == "shm":
+            moved = self._moved_of_segment(name[1], moved, now)
+        if moved:
+            words = ", ".join(f"{column} was {was[column]} and is {now[column]}" for column in moved)
+            self.changed(ChangedError(f"{object_name(*name)} changed while the namespace was read: {words}"))
 
     def _moved_of_segment(self, shmid: int, moved: list[str], now: Row) -> list[str]:
         """Those of its columns that show that somebody else was there."""

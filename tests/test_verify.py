@@ -41,7 +41,9 @@ def dumped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     permissions = ipcimg.Permissions(0x99, 0, 0, 0, 0, 0o600, 7)
     facts = ipcimg.SegmentFacts(1, 2, 3, 4, 5, 6)
     segments = [ipcimg.SharedMemory(permissions, 4000, [Page()], facts=facts)]
-    queues, semaphores = list(contents.queues)[:2], list(contents.semaphores)[:2]
+    messages = [ipcimg.Message(1, b"one"), ipcimg.Message(1 << 62, b""), ipcimg.Message(3, bytes(range(40)))]
+    queues = [ipcimg.MessageQueue(ipcimg.Permissions(n, 0, 0, 0, 0, 0o600, n), 99, 3, messages) for n in range(2)]
+    semaphores = list(contents.semaphores)[:2]
     small = ipcimg.Contents(contents.variables, segments, queues, semaphores)
     ipcimg.save(small, tmp_path / "d", digest_algorithm=request.param)
     return tmp_path / "d"
