@@ -47,7 +47,9 @@ class Companion:
             os.close(its_to_hear)
             with contextlib.suppress(ChildProcessError):  # who ignores SIGCHLD has no children to wait for
                 os.waitpid(child, 0)
-            pid, in_proc, number, text = (self._line() or f"0 0 {errno.ECHILD} it ended at once").split(" ", 3)
+            pid, in_proc, number, text = (
+                self._line() or f"0 0 {errno.ECHILD} its process ended before it was ready"
+            ).split(" ", 3)
             self.pid = int(pid)  # as it is called in our process id namespace
             self.proc = f"/proc/{in_proc}"  # which /proc may not show
             if int(number):
@@ -112,6 +114,8 @@ def _be_grandparent(prepare: Callable[[], _T], act: Callable[[_T, bytes], None],
             _live(prepare, act, hear, report)
     except OSError as error:
         _report(report, error)
+    except Exception as error:
+        _report(report, OSError(errno.EIO, f"{type(error).__name__}: {error}".replace("\n", " ")))
 
 
 def _report(report: int, error: OSError | None) -> None:

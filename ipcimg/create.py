@@ -127,7 +127,7 @@ class Creator:
     def _expect_free(self, wanted: Permissions) -> None:
         other = kinds.at_index(self._kind, wanted.id)
         if other is not None:
-            raise _Taken(taken(wanted.named(self._kind), self._kind, other[0]))
+            raise _Taken(taken(wanted.named(self._kind), self._kind, other.id))
 
     def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
         journal, creator = self._making.journal, self._creator(wanted)

@@ -70,6 +70,15 @@ def is_data_name(name: str, ns_id: int) -> bool:
     return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None
 
 
+def _who_could_change(status: os.stat_result) -> str | None:
+    """Who, beside root and ourselves, could change a file between its check and its use; None for nobody."""
+    if status.st_uid not in (0, os.geteuid()):
+        return f"belongs to user {status.st_uid}, who could change it meanwhile; chown it, if you trust it"
+    if status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):  # with an access control list the group's bits are its mask
+        return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o}); chmod it, if you trust it"
+    return None
+
+
 _COMMIT, _NEW_COMMIT = "commit", "commit.new"  # inside the temporary directory
 
 
@@ -96,20 +105,8 @@ class ImageDirectory:
             self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{name}: ')}") from error
-        if why := self._who_could_change(self.fd):
+        if wary and (why := _who_could_change(os.fstat(self.fd))):
             raise DirectoryError(f"image directory {path}: {why}")
-
-    def _who_could_change(self, fd: int) -> str | None:
-        status = os.fstat(fd)
-        if not self._wary:
-            return None
-        if status.st_uid not in (0, os.geteuid()):
-            return (
-                f"belongs to user {status.st_uid}, who could change it while it is restored; chown it, if you trust it"
-            )
-        if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0):
-            return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o}); chmod it, if you trust it"
-        return None
 
     def __del__(self) -> None:
         with held():
@@ -149,7 +146,7 @@ class ImageDirectory:
             why = "is a symbolic link" if os.path.islink(path) else explain(error).removeprefix(f"{name}: ")
             raise ImageError(path, None, why) from error
         image = ImageFile(fd, path)
-        if why_not := self._who_could_change(fd):
+        if self._wary and (why_not := _who_could_change(os.fstat(fd))):
             raise ImageError(path, None, why_not)
         return image
 
@@ -380,6 +377,8 @@ def settle(directory: ImageDirectory) -> dict[int, bool]:
             ns_id = int(match[1])
             temporary = _open_temporary(directory, ns_id)
             try:
+                if why := _who_could_change(os.fstat(temporary)):
+                    raise DirectoryError(f"image directory {directory.path}: {name} {why}")
                 found[ns_id] = _has(temporary, _COMMIT)
                 if found[ns_id]:
                     _into_place(directory, ns_id, temporary)
@@ -406,7 +405,7 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     manifest = manifest_name(ns_id)
     with open(os.open(_COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
         old = [name for name in file.read().splitlines() if is_data_name(name, ns_id)]
-    new = sorted(set(os.listdir(temporary)) - {manifest, _COMMIT})
+    new = sorted(name for name in os.listdir(temporary) if is_data_name(name, ns_id))
     if _has(temporary, manifest):
         # The old manifest goes first: without it nobody takes a mixture of two sets for either.
         for name in (manifest, *old):

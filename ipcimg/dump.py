@@ -84,7 +84,8 @@ def dump(
         try:
             return attempt(tolerant=allow_inconsistent)
         except ChangedError as error:
-            raise ChangedError(f"{error} (tried {_TRIES} times); stop its users, or say --freeze") from error
+            hint = "" if freeze else "; stop its users, or say --freeze"
+            raise ChangedError(f"{error} (tried {_TRIES} times){hint}") from error
 
 
 @contextlib.contextmanager
@@ -114,7 +115,8 @@ def living(
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
             reading = _reading(seen_as, only, stopped, frozen, tolerant)
-            journal.refuse_unfinished(reading.objects(), source)
+            undo.callback(reading.close)
+            journal.refuse_unfinished(reading.objects(), source, seen_as)
             found = Living(
                 Contents(
                     variables,
@@ -125,6 +127,8 @@ def living(
             )
             yield found
             reading.finish()
+            for name in var.moved(variables):
+                reading.changed(ChangedError(f"{name} was changed while the namespace was read"))
             if stopped is not None and (error := stopped.moved()) is not None:
                 reading.changed(error)
             found.consistency = _consistency(reading, stopped, frozen)
@@ -138,7 +142,7 @@ def _reading(seen_as: owners.Owners, only: Selection, stopped: Frozen | None, fr
         return Reading(seen_as, only, at_rest=True, stopped=None, tolerant=tolerant)
     if stopped is not None:
         return Reading(seen_as, only, at_rest=stopped.sees_all, stopped=stopped.attachments, tolerant=tolerant)
-    return Reading(seen_as, only, stopped=lambda shmid: 0, tolerant=tolerant)
+    return Reading(seen_as, only, stopped=lambda file: 0, tolerant=tolerant)
 
 
 def _consistency(reading: Reading, stopped: Frozen | None, frozen: bool) -> Consistency:

@@ -17,8 +17,10 @@ import errno
 import functools
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import libc
@@ -30,14 +32,17 @@ from .namespace import IpcNamespace
 _PATIENCE = 2.0  # seconds to stop a process
 _TRIES = 3  # a parent in vfork(2) does not stop before its child goes on
 _BETWEEN = 0.05  # seconds between two tries
+_AT_MOST = 20.0  # seconds for all of it
 _PAUSE = 0.0005  # seconds between two looks
 _PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the process id namespace the machine booted with
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD = ("Z", "X")
+_ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 _MARK = "user.ipcimg-frozen"  # of a cgroup, on its directory: cgroup v2 takes such attributes since Linux 5.7
-_SEGMENT = re.compile(rb" ([0-9]+) +/SYSV[0-9a-f]{8}(?: \(deleted\))?$", re.M)
+_SEGMENT = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .*/SYSV[0-9a-f]{8}(?: \(deleted\))?$", re.M)
 
 Task = tuple[int, int]  # process, thread
+_File = tuple[int, int, int, int]  # what tells the file behind a segment from others
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,11 @@ class Frozen:
     sees_all: bool  # no process is hidden from us; otherwise one may be in the namespace, and is not stopped
     _inode: int
     _tasks: frozenset[Task]
-    _attachments: Mapping[int, int]
+    _attachments: Mapping[_File, int]
 
-    def attachments(self, shmid: int) -> int:
-        """How many attachments of a segment are those of stopped processes."""
-        return self._attachments.get(shmid, 0)
+    def attachments(self, file: os.stat_result | None) -> int:
+        """How many attachments of the segment with this file behind it are known to be of stopped processes."""
+        return 0 if file is None else self._attachments.get(_file(file), 0)
 
     def moved(self) -> ChangedError | None:
         """None where just these processes are there, and stopped, else what moved. Raises OSError."""
@@ -117,7 +122,7 @@ def _is_in(inode: int, pid: int, tid: int) -> bool:
 
 
 def _status(pid: int, tid: int, *names: str) -> list[str]:
-    with open(f"/proc/{pid}/task/{tid}/status") as file:
+    with open(f"/proc/{pid}/task/{tid}/status", errors="surrogateescape") as file:
         lines = dict(line.split(":", 1) for line in file)
     return [lines[name].split()[0] for name in names]
 
@@ -143,17 +148,38 @@ def _all_stopped(inode: int, freezer: int) -> tuple[frozenset[Task], bool]:
     return frozenset(found), sees_all
 
 
-def _attachments(pids: set[int]) -> Mapping[int, int]:
-    """How often each segment is attached by these processes, by id. A memory that several of them share counts once."""
-    found: collections.Counter[int] = collections.Counter()
+def _attachments(pids: set[int]) -> Mapping[_File, int]:
+    """How often each segment is attached by these processes.
+
+    A memory that several of them share counts once; one that somebody else shares, who is not stopped, not at all.
+    """
+    found: collections.Counter[_File] = collections.Counter()
+    others = set(map(int, filter(str.isdigit, os.listdir("/proc")))) - pids
     having: list[int] = []
     for pid in sorted(pids):
         with contextlib.suppress(*_GONE), open(f"/proc/{pid}/maps", "rb") as maps:
             segments = _SEGMENT.findall(maps.read())
-            if segments and all(libc.kcmp(pid, other, libc.KCMP_VM) for other in having):
+            if segments and not _shared(pid, having) and not _shared(pid, others):
                 having.append(pid)
-                found.update(map(int, segments))
+                for first, last in segments:
+                    mapping = f"/proc/{pid}/map_files/{int(first, 16):x}-{int(last, 16):x}"
+                    with contextlib.suppress(FileNotFoundError, PermissionError):  # it counts as somebody else's then
+                        found[_file(os.stat(mapping))] += 1
     return found
+
+
+def _shared(pid: int, others: Iterable[int]) -> bool:
+    """Does one of the others share its memory?"""
+    for other in others:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if libc.kcmp(pid, other, libc.KCMP_VM) == 0:
+                return True
+    return False
+
+
+def _file(status: os.stat_result) -> _File:
+    # The inode number is the id, which other namespaces have as well. Times are those at which it was made.
+    return status.st_ino, status.st_size, status.st_ctime_ns, status.st_mtime_ns
 
 
 # ---- cgroups -------------------------------------------------------------------------------
@@ -161,7 +187,7 @@ def _attachments(pids: set[int]) -> Mapping[int, int]:
 
 def _hierarchy() -> str | None:
     """Where the whole hierarchy of cgroup v2 is mounted."""
-    with open("/proc/self/mountinfo") as mounts:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
         for line in mounts:
             mount, _, filesystem = line.partition(" - ")
             if filesystem.startswith("cgroup2 ") and mount.split()[3] == "/":
@@ -171,7 +197,7 @@ def _hierarchy() -> str | None:
 
 def _cgroup(hierarchy: str | None, pid: int, tid: int) -> str | None:
     """The directory of a thread's cgroup; None for the root, which cannot be frozen, and for what cannot be seen."""
-    with open(f"/proc/{pid}/task/{tid}/cgroup") as file:
+    with open(f"/proc/{pid}/task/{tid}/cgroup", errors="surrogateescape") as file:
         path = next((line[3:-1] for line in file if line.startswith("0::")), "/")
     return None if hierarchy is None or path == "/" or path.startswith("/..") else hierarchy + path
 
@@ -199,9 +225,15 @@ def _of_their_own(users: Mapping[int, list[int]]) -> Iterator[str]:
     """The cgroups that are ours to freeze and have none but these processes in them and below."""
     for cgroup in _cgroups(users):
         with contextlib.suppress(OSError):  # it goes, is threaded, or not for us: ptrace(2) will do
-            if (not _is_frozen(cgroup) or _is_marked(cgroup)) and _members(cgroup) <= users.keys():
+            if _is_free(cgroup) and _members(cgroup) <= users.keys():
                 os.setxattr(cgroup, _MARK, b"")
                 yield cgroup
+
+
+def _is_free(cgroup: str) -> bool:
+    """Has nobody else asked for it to be frozen?"""
+    with open(f"{cgroup}/cgroup.freeze") as file:
+        return file.read() == "0\n" or _is_marked(cgroup)
 
 
 def _members(cgroup: str) -> set[int]:
@@ -260,10 +292,13 @@ class _Stopped:
 def _freeze(inode: int, excepted: frozenset[int]) -> _Stopped:
     """Stop all processes of the namespace. Raises OSError, when all are let go again."""
     tries = 1
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _AT_MOST)  # which ends us, wherever we hang, and so lets everybody go
     while True:
         stopped = _Stopped()
         try:
             _stop_all(inode, excepted | {os.getpid()}, stopped)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             return stopped
         except BaseException as error:
             _thaw(stopped, b"")
@@ -291,10 +326,11 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
             while not _is_frozen(cgroup):
                 _wait(until, f"the cgroup {cgroup} does not freeze")
         new = False
-        for pid, threads in users.items():
-            for tid in threads:
-                with contextlib.suppress(*_GONE):
-                    new |= tid not in stopped.traced and _seize(hierarchy, pid, tid, stopped)
+        with _burying(stopped):
+            for pid, threads in users.items():
+                for tid in threads:
+                    with contextlib.suppress(*_GONE):
+                        new |= tid not in stopped.traced and _seize(hierarchy, pid, tid, stopped)
         while stopped.seized:
             for tid in list(filter(functools.partial(_has_stopped, stopped=stopped), stopped.seized)):
                 del stopped.seized[tid]
@@ -303,9 +339,9 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
 
 
 def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool:
-    """Have a thread stop soon. False where it is dead, or frozen already."""
+    """Have a thread stop soon. False where it is dead, or frozen by us: whom others have frozen, they may let go."""
     state, tracer = _status(pid, tid, "State", "TracerPid")
-    if state in _DEAD or _is_frozen(_cgroup(hierarchy, pid, tid)):
+    if state in _DEAD or _cgroup(hierarchy, pid, tid) in stopped.cgroups:
         return False
     # By execve(2), a thread that was seized becomes the one with the number of its process.
     if tracer != str(os.getpid()):
@@ -325,13 +361,45 @@ def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool
 def _has_stopped(tid: int, stopped: _Stopped) -> bool:
     """Has a thread stopped, or ended?"""
     try:
-        found, status = os.waitpid(tid, libc.WALL | os.WNOHANG)
-    except ChildProcessError:  # it has another number by now
+        found = _news_of(tid)
+    except ChildProcessError:  # it has another number by now, or is buried
         return True
-    if found == tid and os.WIFSTOPPED(status):
+    if found is not None and found.si_code not in _ENDS:
         # Without an event it is about to take a signal, which is given back to it when it is let go.
-        stopped.traced[tid] = 0 if status >> 16 else os.WSTOPSIG(status)
-    return found == tid
+        stopped.traced[tid] = 0 if found.si_status >> 8 else found.si_status
+    return found is not None
+
+
+def _news_of(tid: int) -> os.waitid_result | None:
+    """What a thread that we trace has come to, None for nothing. One that has ended is buried."""
+    # A stop is not taken up, but stays with the kernel: a signal that the thread was about to take is not lost with us.
+    found = os.waitid(os.P_PID, tid, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | libc.WALL)
+    if found is not None and found.si_code in _ENDS:
+        os.waitpid(tid, libc.WALL)
+    return found
+
+
+@contextlib.contextmanager
+def _burying(stopped: _Stopped) -> Iterator[None]:
+    """Bury threads that end while they are traced by us.
+
+    To seize a thread waits for an execve(2) in its process, which waits for all other threads to be buried.
+    """
+    over = threading.Event()
+
+    def bury() -> None:
+        while not over.wait(_PAUSE):
+            for tid in (*stopped.seized, *stopped.traced):
+                with contextlib.suppress(ChildProcessError):
+                    _news_of(tid)
+
+    thread = threading.Thread(target=bury)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _wait(until: float, otherwise: str) -> None:
@@ -344,8 +412,8 @@ def _thaw(stopped: _Stopped, word: bytes) -> None:
     """Let everybody go. Raises OSError for a cgroup that could not be thawed, when everybody else is let go."""
     del word
     with contextlib.ExitStack() as all_of_them:
-        for tid, signal in stopped.traced.items():
+        for tid, number in stopped.traced.items():
             with contextlib.suppress(ProcessLookupError):  # somebody has killed it
-                libc.ptrace(libc.PTRACE_DETACH, tid, signal)
+                libc.ptrace(libc.PTRACE_DETACH, tid, number)
         for cgroup in stopped.cgroups:
             all_of_them.callback(_thaw_cgroup, cgroup)

@@ -20,7 +20,7 @@ import functools
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +30,7 @@ from .errors import KernelError, NamespaceError, ObjectError, doing, explain
 from .listing import objects
 from .model import NAMES, Variables
 from .namespace import IpcNamespace
+from .owners import Owners
 from .preset import Preset
 from .selection import Name
 
@@ -45,6 +46,7 @@ _PATH_AT_MOST = 1024  # characters of a directory's name
 _KINDS = tuple(NAMES)
 INDEX_BITS = (15, 24)  # of an id: without ipcmni_extend and with it
 _INTENDED, _MADE = 1, 2
+_FOR_EVER = 1 << 63  # seconds since the epoch
 _TRIES = 10
 _LIMITS = {"kernel/shmmni": 1 << 15, "kernel/shmmax": (1 << 63) - 1, "kernel/shmall": (1 << 63) - 1}
 
@@ -57,6 +59,8 @@ class Journal:
         ds = libc.shmid_ds()
         libc.shmctl(shmid, libc.IPC_STAT, ds)
         self.shmid, self._size = shmid, ds.shm_segsz
+        # When its process let go of it, by its end; what came to be later is not of its making.
+        self._written_until = ds.shm_dtime or _FOR_EVER
         self._address = libc.shmat(shmid, 0)
         try:
             # A holder of segments is forked from us, and would keep this one as well.
@@ -70,13 +74,19 @@ class Journal:
 
     # ---- to be written ---------------------------------------------------------------------
 
-    def begin(self, before: Variables, capacity: int, *, settings: bool, directory: str) -> None:
-        """Make it a journal: from now on there is something to undo. For the rest see new()."""
+    def begin(
+        self, before: Variables, capacity: int, *, settings: bool, directory: str, strangers: list[list[object]]
+    ) -> None:
+        """Make it a journal: from now on there is something to undo. For the rest see new().
+
+        strangers are the kind and id of objects that were there before and have the key of throwaways.
+        """
         self.facts = {
             "variables": dataclasses.asdict(before),
             "settings": settings,
             "directory": directory[:_PATH_AT_MOST],
             "pid": os.getpid(),
+            "throwaways": strangers,
         }
         text = json.dumps(self.facts).encode()
         self._capacity = capacity
@@ -123,14 +133,18 @@ class Journal:
         for n in reversed(range(self._count)):
             kind, state, object_id, *noted = self._record(n)
             try:
-                if state == _MADE or self._is_there(kind, object_id, noted):
+                if self._is_there(kind, object_id, noted, newborn=state == _INTENDED):
                     kinds.remove(kind, object_id)
                     removed += 1
             except OSError as error:
                 if error.errno not in libc.GONE:  # somebody else has removed it
                     left.append(error)
         for kind, object_id, key in objects(*NAMES):
-            if key == kinds.THROWAWAY and _is_ours(kind, object_id):
+            if (
+                key == kinds.THROWAWAY
+                and [kind, object_id] not in self.facts["throwaways"]
+                and _is_ours(kind, object_id, {0, os.geteuid()})
+            ):
                 kinds.remove(kind, object_id)
         if left:
             raise KernelError(f"{len(left)} objects that were made could not be removed again: {explain(left[0])}")
@@ -155,6 +169,8 @@ class Journal:
             raise ValueError("its numbers do not fit together")
         self._count = count
         self.facts = json.loads(bytes(self._memory[_HEAD.size : _HEAD.size + length]))
+        if missing := {"variables", "settings", "directory", "pid", "throwaways"} - self.facts.keys():
+            raise ValueError(f"it lacks {min(missing)}")
         for name in dataclasses.fields(Variables):
             value = self.facts["variables"][name.name]
             for number in value if name.name == "sem_ctls" else [value]:
@@ -193,14 +209,13 @@ class Journal:
         self._count = count
         struct.pack_into("<I", self._memory, _COUNT_AT, count)
 
-    @staticmethod
-    def _is_there(kind: str, object_id: int, noted: Sequence[int]) -> bool:
-        """Is there the object that was about to be made, as far as can be told?"""
+    def _is_there(self, kind: str, object_id: int, noted: Sequence[int], *, newborn: bool) -> bool:
+        """Is there the object that was made, or about to be, as far as can be told from one that came in its place?"""
         found = kinds.at_index(kind, object_id)
-        if found is None or found[0] != object_id:
+        if found is None or found.id != object_id or found.ctime > self._written_until:
             return False
-        perm = found[1]
-        return [perm.mode & 0o777, perm.key, perm.cuid, perm.cgid] == [kinds.NEWBORN, *noted]
+        perm = found.perm
+        return [perm.key, perm.cuid, perm.cgid] == list(noted) and (perm.mode & 0o777 == kinds.NEWBORN or not newborn)
 
     def __enter__(self) -> Journal:
         return self
@@ -240,7 +255,8 @@ def new(
                 for limit, wide in _LIMITS.items():
                     raised.enter_context(sysctl.temporarily(limit, max(wide, sysctl.read_int(limit))))
                 journal = _made(key, size, indexes, on_error)
-        journal.begin(before, len(wanted), settings=settings, directory=directory)
+        strangers: list[list[object]] = [[kind, number] for kind, number, key in present if key == kinds.THROWAWAY]
+        journal.begin(before, len(wanted), settings=settings, directory=directory, strangers=strangers)
         return journal
 
 
@@ -287,13 +303,16 @@ def _remove(shmid: int) -> None:
             raise
 
 
-def find(present: Iterable[Name]) -> Journal | None:
+def find(present: Iterable[Name], owners: Owners) -> Journal | None:
     """The journal that is among the objects of the namespace that the caller is in, attached. Raises OSError.
+
+    That of the caller, of root here, or of root in the user namespace that owns the IPC namespace.
 
     ObjectError where it makes no sense.
     """
+    roots = {0, os.geteuid(), *filter(None, [owners.uids.here(0)])}
     for kind, shmid, key in present:
-        if kind == "shm" and key in KEYS and _is_ours(kind, shmid):
+        if kind == "shm" and key in KEYS and _is_ours(kind, shmid, roots):
             journal = Journal(shmid)
             try:
                 if journal.is_one:
@@ -308,17 +327,17 @@ def find(present: Iterable[Name]) -> Journal | None:
     return None
 
 
-def _is_ours(kind: str, object_id: int) -> bool:
-    """Has it been made by somebody whose word we take, for nobody else to use?"""
+def _is_ours(kind: str, object_id: int, roots: Collection[int]) -> bool:
+    """Has it been made by one of these users, whose word we take, for nobody else to use?"""
     found = kinds.at_index(kind, object_id)
-    if found is None or found[0] != object_id:
+    if found is None or found.id != object_id:
         return False
-    return {found[1].uid, found[1].cuid} <= {0, os.geteuid()} and not found[1].mode & 0o077
+    return {found.perm.uid, found.perm.cuid} <= set(roots) and not found.perm.mode & 0o077
 
 
-def refuse_unfinished(present: Iterable[Name], namespace: IpcNamespace) -> None:
+def refuse_unfinished(present: Iterable[Name], namespace: IpcNamespace, owners: Owners) -> None:
     """Raise NamespaceError where a restore into the namespace, which the caller is in, was killed; OSError."""
-    journal = find(present)
+    journal = find(present, owners)
     if journal is not None:
         with journal:
             raise NamespaceError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from . import libc
 
@@ -42,17 +43,25 @@ def try_room(kind: str) -> int:
     return object_id
 
 
-def at_index(kind: str, object_id: int) -> tuple[int, libc.ipc_perm] | None:
-    """The id and permissions of the object that is at the index of an id; None where none is. Raises OSError."""
+class Found(NamedTuple):
+    """What is at an index."""
+
+    id: int
+    perm: libc.ipc_perm
+    ctime: int  # seconds since the epoch
+
+
+def at_index(kind: str, object_id: int) -> Found | None:
+    """The object that is at the index of an id; None where none is. Raises OSError."""
     try:
         if kind == "msg":
             queue = libc.msqid_ds()
-            return libc.msgctl(object_id, libc.MSG_STAT_ANY, queue), queue.msg_perm
+            return Found(libc.msgctl(object_id, libc.MSG_STAT_ANY, queue), queue.msg_perm, queue.msg_ctime)
         if kind == "sem":
-            semaphores = libc.semid_ds()
-            return libc.semctl(object_id, libc.SEM_STAT_ANY, semaphores), semaphores.sem_perm
+            one = libc.semid_ds()
+            return Found(libc.semctl(object_id, libc.SEM_STAT_ANY, one), one.sem_perm, one.sem_ctime)
         segment = libc.shmid_ds()
-        return libc.shmctl(object_id, libc.SHM_STAT_ANY, segment), segment.shm_perm
+        return Found(libc.shmctl(object_id, libc.SHM_STAT_ANY, segment), segment.shm_perm, segment.shm_ctime)
     except OSError as error:
         if error.errno in libc.GONE:
             return None

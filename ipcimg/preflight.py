@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from . import kinds, libc, model
 from .create import KEY_TAKEN, taken
 from .errors import ConflictError, and_more
+from .journal import KEYS
 from .owners import Owners
 from .selection import Name, Selection
 
@@ -18,6 +19,7 @@ _FACTS = {
     "msg": ("msg_stime", "msg_rtime", "msg_ctime", "msg_lspid", "msg_lrpid"),
     "sem": ("sem_ctime", "sempid", "the second of sem_otime"),
 }
+_OUR_KEYS = {*KEYS, kinds.THROWAWAY}  # an image that has them could pass for a journal
 _PER_MESSAGE, _PER_SEMAPHORE = 64, 64  # bytes: struct msg_msg in its slab, struct sem on its cache line
 _LIMITS = {
     "msg_ctlmax": "kernel.msgmax",
@@ -54,6 +56,8 @@ class Preflight:
         self.counts += counts
         named = p.named(kind)
         self.wanted.append((kind, p.id, p.key))
+        if p.key in _OUR_KEYS:
+            self._conflicts.append(f"{named}: that key is for what ipcimg makes meanwhile")
         self._measure(one, counts, named)
         here = self.owners.here(p)
         unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
@@ -125,7 +129,7 @@ class Preflight:
             named = model.object_name(kind, object_id, key)
             other = None if free_ids else kinds.at_index(kind, object_id)
             if other is not None:
-                self._conflicts.append(taken(named, kind, other[0]))
+                self._conflicts.append(taken(named, kind, other.id))
             if (kind, key) in keys:
                 self._conflicts.append(f"{named}: {KEY_TAKEN}")
 

@@ -5,10 +5,11 @@ them; that they were not used, their times tell, to the second. The kernel stamp
 So once the second of the last change is over, it is enough that the times are still the same afterwards: whatever
 happened meanwhile would have moved them.
 
-Nothing tells of what is written into a segment. One that nobody has attached cannot be written, and who attaches it
-leaves its process id. Those that are attached by somebody who was not stopped are read twice, the second time after
-everything was read once: what is the same both times was there at the moment in between (the double collect of the
-literature on atomic snapshots), unless it was changed and changed back.
+Nothing tells of what is written into a segment. One that nobody has attached cannot be written, and who attaches or
+detaches it leaves its process id: so we stay attached until the end, to see that the last one was us. Those that are
+attached by somebody who was not stopped are read twice, the second time after everything was read once: what is the
+same both times was there at the moment in between (the double collect of the literature on atomic snapshots), unless it
+was changed and changed back.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ class Reading:
         only: Selection,
         *,
         at_rest: bool = False,
-        stopped: Callable[[int], int] | None = None,
+        stopped: Callable[[os.stat_result | None], int] | None = None,
         tolerant: bool = False,
     ) -> None:
         """Take the first look.
 
         at_rest says that nobody who could use queues and sets is running. stopped tells how many
-        attachments of a segment are those of processes that do not run; None that all are. tolerant
+        attachments of a segment, by the file behind it, are those of processes that do not run; None
+        that all are. tolerant
         says to note what moves, in place of raising. Otherwise, and unless at_rest, an object that
         was used in the present second is waited for until that second is over. Raises InUseError,
         ObjectError, and OSError.
@@ -56,6 +58,7 @@ class Reading:
         self.compared: set[int] = set()  # the segments that are read twice
         self._only = only
         self._again: list[Callable[[], None]] = []
+        self._held: dict[int, int] = {}  # segment → where it stays attached
         self._before = self._look() if at_rest else self._settled()
         only.expect(self.objects())
 
@@ -78,6 +81,15 @@ class Reading:
         """Have compare called when everything has been read; it reports by changed()."""
         self.compared.add(shmid)
         self._again.append(compare)
+
+    def hold(self, shmid: int, address: int) -> None:
+        """Take over the attachment of a segment until close(): while the last to attach is us, nobody else did."""
+        self._held[shmid] = address
+
+    def close(self) -> None:
+        """Let go of what is held. Raises OSError."""
+        while self._held:
+            libc.shmdt(self._held.popitem()[1])
 
     def finish(self) -> None:
         """Take the last look: is everything as it was? Raises ChangedError, or notes what is not, and OSError."""
@@ -141,18 +153,22 @@ class Reading:
     def _compare_rows(self, name: Name, was: Row, now: Row) -> None:
         moved = [column for column in was if was[column] != now[column]]
         if name[0] == "shm":
-            moved = self._moved_of_segment(name[1], moved, now)
+            moved = self._moved_of_segment(name[1], moved, was, now)
         if moved:
             words = ", ".join(f"{column} was {was[column]} and is {now[column]}" for column in moved)
             self.changed(ChangedError(f"{object_name(*name)} changed while the namespace was read: {words}"))
 
-    def _moved_of_segment(self, shmid: int, moved: list[str], now: Row) -> list[str]:
+    def _moved_of_segment(self, shmid: int, moved: list[str], was: Row, now: Row) -> list[str]:
         """Those of its columns that show that somebody else was there."""
         told = [column for column in moved if column not in _TRACES]
-        if shmid in self.compared:
+        if shmid not in self._held:
             return told
-        # Whoever attaches or detaches a segment leaves its process id.
-        return told + [c for c in ("nattch", "lpid") if c in moved and (c != "lpid" or now["lpid"] != os.getpid())]
+        # We are attached to it, and whoever attaches or detaches it meanwhile leaves its process id.
+        if now["nattch"] != was["nattch"] + 1:
+            told.append("nattch")
+        if now["lpid"] != os.getpid():
+            told.append("lpid")
+        return told
 
 
 def stat_any(kind: str, object_id: int, stat: Callable[[], int]) -> None:

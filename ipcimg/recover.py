@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from . import freeze, interrupts, journal, namespace
+from . import freeze, interrupts, journal, namespace, owners
 from .errors import KernelError, explain
 from .listing import objects
 
@@ -28,13 +28,14 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
     """
     with contextlib.ExitStack() as stack:
         target = target or stack.enter_context(namespace.own())
+        seen_as = owners.of(target.fd)
         stack.enter_context(interrupts.handled())
         stack.enter_context(target.locked())
         stack.enter_context(target.entered())
         try:
             with interrupts.deferred():
                 thawed = tuple(freeze.thaw_left(target.inode))
-                found = journal.find(objects("shm"))
+                found = journal.find(objects("shm"), seen_as)
                 if found is None:
                     return Recovered(None, 0, thawed) if thawed else None
                 with found:

@@ -83,7 +83,7 @@ def restore(
         stack.enter_context(entered.entered())
         with doing("looking at the objects of the target"):
             present = objects(*NAMES)
-            journal.refuse_unfinished(present, entered)
+            journal.refuse_unfinished(present, entered, preflight.owners)
             preflight.look_at_target(present, free_ids=into_free_ids)
             preflight.look_at_memory()
         before = var.collect()

@@ -121,16 +121,19 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
             reading.changed(error)
             continue
         facts = SegmentFacts(ds.shm_atime, ds.shm_dtime, ds.shm_ctime, ds.shm_cpid, ds.shm_lpid, ds.shm_nattch)
-        try:
-            with _Mapping(address, ds.shm_segsz, reading) as mapping:
-                extents: Iterable[Extent] = mapping
-                if _may_be_written(shmid, ds, reading):
-                    extents = watched = _Watched(mapping)
-                    again = functools.partial(_compare, shmid, ds.shm_segsz, watched, reading)
-                    reading.compare_later(shmid, again)
-                yield SharedMemory(permissions, ds.shm_segsz, extents, mapping.hugetlb_flag, facts)
-        finally:
-            libc.shmdt(address)
+        with contextlib.ExitStack() as attached:
+            attached.callback(libc.shmdt, address)
+            mapping = attached.enter_context(_Mapping(address, ds.shm_segsz, reading))
+            extents: Iterable[Extent] = mapping
+            if _may_be_written(shmid, ds, mapping, reading):
+                extents = watched = _Watched(mapping)
+                again = functools.partial(_compare, shmid, ds.shm_segsz, watched, reading)
+                reading.compare_later(shmid, again)
+            yield SharedMemory(permissions, ds.shm_segsz, extents, mapping.hugetlb_flag, facts)
+            if shmid not in reading.compared and reading.stopped is not None:
+                mapping.close()
+                reading.hold(shmid, address)
+                attached.pop_all()
 
 
 def _attach(shmid: int) -> int:
@@ -142,14 +145,14 @@ def _attach(shmid: int) -> int:
         raise ObjectError(f"shared memory segment {shmid}: attaching it: {explain(error)}") from error
 
 
-def _may_be_written(shmid: int, before: libc.shmid_ds, reading: Reading) -> bool:
+def _may_be_written(shmid: int, before: libc.shmid_ds, mapping: _Mapping, reading: Reading) -> bool:
     """Is a segment, attached by ourselves since before, also attached by a process that may be running?"""
     if reading.stopped is None:
         return False
     now = libc.shmid_ds()
     stat_any("shm", shmid, functools.partial(libc.shmctl, shmid, libc.SHM_STAT_ANY, now))
     ours_alone = (now.shm_nattch, now.shm_lpid) == (before.shm_nattch + 1, os.getpid())
-    return before.shm_nattch > reading.stopped(shmid) or not ours_alone
+    return before.shm_nattch > reading.stopped(mapping.file) or not ours_alone
 
 
 def _compare(shmid: int, size: int, first: _Watched, reading: Reading) -> None:
@@ -199,8 +202,18 @@ class _Mapping:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file behind it; it stays attached."""
         if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
+
+    @property
+    def file(self) -> os.stat_result | None:
+        """The file behind it, None where that may not be looked at."""
+        return None if self._fd is None else os.fstat(self._fd)
 
     def __iter__(self) -> Iterator[Extent]:
         if self._huge_page:

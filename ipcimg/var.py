@@ -62,6 +62,17 @@ def collect() -> Variables:
         return Variables(sem_ctls=(a, b, c, d), shm_rmid_forced=forced, **values)  # type: ignore[arg-type]
 
 
+def moved(before: Variables) -> list[str]:
+    """The variables that are not as they were, but for those that a dump itself sets. Raises KernelError."""
+    now = collect()
+    names = {"sem_ctls": SEM, **{f"{kind}_next_id": preset.name(kind) for kind in preset.KINDS}, **_PATHS}
+    return [
+        path.replace("/", ".")
+        for name, path in names.items()
+        if name != "msg_ctlmax" and getattr(now, name) != getattr(before, name)
+    ]
+
+
 def open_limits(before: Variables) -> Sequence[str]:
     """Have every limit out of the way, and kernel.shm_rmid_forced at 0.
 

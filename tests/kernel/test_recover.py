@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ipcimg as library
-from ipcimg import journal
+from ipcimg import journal, kinds
 
 from ..commands import IPCIMG, ipcimg, refused, run
 from . import oracle
@@ -114,12 +114,33 @@ def test_where_the_journal_finds_no_room(source: Namespace, target: Namespace, t
 
 
 def test_keys_and_indexes_that_are_needed(source: Namespace, target: Namespace, tmp_path: Path) -> None:
-    """The journal takes none of those that images or target have."""
-    source.do(lambda: [oracle.segment(journal.KEYS[n], 4096, wanted=n) for n in range(4)])
-    target.do(lambda: oracle.segment(journal.KEYS[4], 4096, wanted=32768 + 4))
+    """The journal takes no index that images need, and no key that the target has."""
+    source.do(lambda: [oracle.segment(n + 1, 4096, wanted=n) for n in range(4)])
+    target.do(lambda: oracle.segment(journal.KEYS[0], 4096, wanted=32768 + 4))
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
     assert sorted(target.do(lambda: oracle.table("shm"))) == [0, 1, 2, 3, 32768 + 4]
+
+
+def test_images_that_would_pass_for_a_journal(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    source.do(lambda: oracle.segment(journal.KEYS[1], 4096 + 24, [(0, b"ipcimgJ1")], mode=0o644))
+    source.do(lambda: oracle.queue(kinds.THROWAWAY))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    done = run(IPCIMG, "restore", "-t", target.pid, "-D", tmp_path / "d", status=1)
+    assert done.stderr.count("that key is for what ipcimg makes meanwhile\n") == 2
+    assert target.do(lambda: (oracle.table("shm"), oracle.table("msg"))) == ({}, {})
+
+
+def test_what_came_in_the_place_of_ours_stays(target: Namespace, dumped: Path) -> None:
+    """After the kill somebody removes a restored queue, and makes one that gets the same id."""
+    target.do(lambda: oracle.queue(kinds.THROWAWAY, wanted=32768 * 9 + 30000))
+    killed(target, dumped, once=lambda: len(oracle.table("msg")) > 100)
+    time.sleep(1.1)
+    target.do(lambda: oracle.remove("msg", 50))
+    target.do(lambda: oracle.queue(0, messages=[(1, b"mine")], wanted=50))
+    ipcimg("recover", "-t", target.pid)
+    assert target.do(lambda: oracle.receive_all(50)) == [(1, b"mine")]
+    assert {row["key"] for row in target.do(lambda: oracle.table("msg")).values()} == {0, kinds.THROWAWAY}
 
 
 def forge(content: bytes, mode: int = 0o600, size: int = 4096 + 24 * 9) -> Callable[[], int]:
@@ -212,7 +233,7 @@ def test_images_that_others_can_change(target: Namespace, dumped: Path) -> None:
         os.chown(path, 1001, 0)
         assert (
             refused(*restore)
-            == f"{named}: belongs to user 1001, who could change it while it is restored; chown it, if you trust it"
+            == f"{named}: belongs to user 1001, who could change it meanwhile; chown it, if you trust it"
         )
         os.chown(path, 0, 1001)
         path.chmod(mode | 0o020)
