@@ -124,6 +124,8 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
         with contextlib.ExitStack() as attached:
             attached.callback(libc.shmdt, address)
             mapping = attached.enter_context(_Mapping(address, ds.shm_segsz, reading))
+            # Companions are forked from us, and would attach it once more.
+            libc.madvise(address, mapping.length, libc.MADV_DONTFORK)
             extents: Iterable[Extent] = mapping
             if _may_be_written(shmid, ds, mapping, reading):
                 extents = watched = _Watched(mapping)
@@ -211,6 +213,11 @@ class _Mapping:
             self._fd = None
 
     @property
+    def length(self) -> int:
+        """Bytes that are mapped: whole pages."""
+        return self._size + -self._size % (self._huge_page or _PAGE)
+
+    @property
     def file(self) -> os.stat_result | None:
         """The file behind it, None where that may not be looked at."""
         return None if self._fd is None else os.fstat(self._fd)
@@ -260,9 +267,8 @@ class _Mapping:
 
     def _not_zero(self) -> Iterator[Extent]:
         """By looking at the content: for huge pages, of which the kernel does not tell the holes."""
-        length = self._size + -self._size % (self._huge_page or _PAGE)
-        for start in range(0, length, len(_ZEROS)):
-            size = min(len(_ZEROS), length - start)
+        for start in range(0, self.length, len(_ZEROS)):
+            size = min(len(_ZEROS), self.length - start)
             if self._fd is not None:
                 # read(2) gives zeros for a hole; touching it would make a page of it.
                 empty = os.pread(self._fd, size, start) in (_ZEROS[:size], _ZEROS[: max(0, self._size - start)])

@@ -141,8 +141,8 @@ class Namespace(Enterable):
 
 def state(pid: int) -> str:
     """As ps(1) has it: R, S, D, T (stopped), t (traced and stopped), Z."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0].decode()
 
 
 _cgroups = itertools.count()

@@ -3,6 +3,8 @@
  *   racer [BURST REST]     milliseconds: it counts for up to BURST, then rests for up to REST; without them it never rests
  *   racer outside          counts in a segment of a namespace that it has left since it attached it
  *   racer vfork            spends its time in vfork(2)
+ *   racer exec             calls execve(2) all the time, in a thread beside others
+ *   racer visits           attaches segment 1, counts in its first and last page, and detaches it
  *
  * The places, in this order: the first and the last page of segment 1, segment 2, which is attached anew each time, the
  * one message of a queue, and a semaphore, modulo 32768. So at any moment the numbers do not rise along the places, and
@@ -18,6 +20,7 @@
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/wait.h>
+#include <pthread.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,8 +41,24 @@ static long milliseconds(void)
 	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static void *pauses(void *unused)
+{
+	for (;;)
+		pause();
+}
+
+static void *again(void *argv)
+{
+	usleep(rand() % 3000);
+	setenv("ON", "", 1);
+	execv("/proc/self/exe", argv);
+	die("execv");
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
+	int mode = argc == 2 ? argv[1][0] : 0;
 	int first = shmget(1, PAGES * 4096, IPC_CREAT | 0600), second = shmget(2, 4096, IPC_CREAT | 0600);
 	int queue = msgget(3, IPC_CREAT | 0600), set = semget(4, 1, IPC_CREAT | 0600);
 	volatile long *one = shmat(first, NULL, 0);
@@ -49,8 +68,26 @@ int main(int argc, char **argv)
 	srand(getpid());
 	if (argc == 2 && !strcmp(argv[1], "outside") && unshare(CLONE_NEWIPC))
 		die("unshare");
-	puts("on");
-	fflush(stdout);
+	if (!getenv("ON")) {
+		puts("on");
+		fflush(stdout);
+	}
+	if (mode == 'e') {
+		pthread_t thread;
+		for (int n = 0; n < 3; n++)
+			pthread_create(&thread, NULL, pauses, NULL);
+		pthread_create(&thread, NULL, again, argv);
+		pauses(NULL);
+	}
+	if (mode == 'v' && argv[1][1] == 'i')
+		shmdt((void *)one);
+	for (long n = 1; mode == 'v' && argv[1][1] == 'i'; n++) {
+		one = shmat(first, NULL, 0);
+		one[0] = n;
+		one[(PAGES - 1) * WORDS] = n;
+		shmdt((void *)one);
+		usleep(2000);
+	}
 	for (long n = 1; argc == 2 && !strcmp(argv[1], "outside"); n++)
 		one[0] = n;
 	while (argc == 2 && !strcmp(argv[1], "vfork")) {

@@ -18,6 +18,7 @@ import pytest
 
 import ipcimg as library
 from ipcimg import freeze, imageset
+from ipcimg.dump import living
 
 from ..commands import IPCIMG, SHOW, ipcimg, refused, run
 from . import oracle
@@ -30,7 +31,7 @@ DUMPS = 200
 def racer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/kernel/racer.c, compiled."""
     program = tmp_path_factory.mktemp("racer") / "racer"
-    subprocess.run(["gcc", "-O2", "-Wall", "-o", program, Path(__file__).parent / "racer.c"], check=True)
+    subprocess.run(["gcc", "-O2", "-Wall", "-pthread", "-o", program, Path(__file__).parent / "racer.c"], check=True)
     return program
 
 
@@ -50,18 +51,19 @@ def racing(program: Path, namespace: Namespace, *arguments: object) -> Iterator[
         user.stdout.close()
 
 
+def word(segment: library.SharedMemory, offset: int) -> int:
+    view = bytearray(8)
+    for extent in segment.extents:
+        if extent.offset <= offset < extent.offset + extent.length:
+            extent.read_into(memoryview(view), offset - extent.offset)
+    return int.from_bytes(view, "little")
+
+
 def numbers(directory: Path) -> list[int]:
     """What the racer's places hold in a dump; the queue's is left out where it is empty."""
     contents = library.load(directory)
     [first, second] = sorted(contents.segments, key=lambda one: one.permissions.key)
     [queue], [semaphores] = contents.queues, contents.semaphores
-
-    def word(segment: library.SharedMemory, offset: int) -> int:
-        view = bytearray(8)
-        for extent in segment.extents:
-            if extent.offset <= offset < extent.offset + extent.length:
-                extent.read_into(memoryview(view), offset - extent.offset)
-        return int.from_bytes(view, "little")
 
     segments = [word(first, 0), word(first, first.size - 4096), word(second, 0)]
     return [
@@ -233,6 +235,25 @@ CHURN = (
 )
 
 
+def test_visitors_of_a_segment(source: Namespace, racer: Path, tmp_path: Path) -> None:
+    """Whoever attaches it for a moment only, while it is read or between, is noticed."""
+    with racing(racer, source, "visits"):
+        source.do(something_to_read)
+        assert "shared memory segment 0 (key 0x00000001) changed" in refused(
+            "dump", "-t", source.pid, "-D", tmp_path / "d"
+        )
+        ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--freeze")
+        contents = library.load(tmp_path / "d")
+        [segment] = [one for one in contents.segments if one.permissions.key == 1]
+        assert word(segment, 0) - word(segment, segment.size - 4096) in (0, 1)
+
+
+def test_settings_that_change(source: Namespace) -> None:
+    why = r"^kernel\.msgmnb was changed while"
+    with library.of_process(source.pid) as one, pytest.raises(library.ChangedError, match=why), living(one):
+        source.do(lambda: oracle.set_variable("kernel/msgmnb", 12345))
+
+
 def test_objects_that_come_and_go(source: Namespace, tmp_path: Path) -> None:
     """They are noticed; the dump is tried again, and told as inconsistent where that is allowed."""
     source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(20)])
@@ -327,6 +348,17 @@ def test_processes_that_are_born_all_the_time(source: Namespace) -> None:
         user.wait()
 
 
+def test_execve_beside_threads(source: Namespace, racer: Path) -> None:
+    """The thread that calls it waits for all others to be gone, and whoever seizes one waits for that thread."""
+    stopped = 0
+    with racing(racer, source, "exec") as pid, library.of_process(source.pid) as namespace:
+        for _ in range(20):
+            with contextlib.suppress(library.ChangedError), freeze.frozen(namespace):
+                stopped += rests(pid)
+        assert not rests(pid)
+    assert stopped > 0
+
+
 def test_parent_in_vfork(source: Namespace, racer: Path) -> None:
     """It cannot stop while its child is stopped: then everybody is let go, and it is tried again."""
     with racing(racer, source, "vfork") as pid, library.of_process(source.pid) as namespace:
@@ -350,6 +382,20 @@ def test_a_stopped_process_stays_stopped(source: Namespace) -> None:
     while state(source.pid) != "T":
         assert time.monotonic() < until
     os.kill(source.pid, signal.SIGCONT)
+
+
+def test_names_that_are_no_text(source: Namespace) -> None:
+    """The kernel cuts the name of a process where it cuts it."""
+    name = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'caf\\xc3'); print(flush=True); time.sleep(1000)"
+    command = ["nsenter", f"--ipc={source.path}", sys.executable, "-c", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as user, library.of_process(source.pid) as namespace:
+        assert user.stdout is not None
+        user.stdout.readline()
+        try:
+            with freeze.frozen(namespace):
+                assert state(user.pid) == "t"
+        finally:
+            user.kill()
 
 
 def test_a_signal_is_not_lost(source: Namespace, tmp_path: Path) -> None:

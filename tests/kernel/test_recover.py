@@ -221,6 +221,23 @@ def test_directory(source: Namespace, tmp_path: Path) -> None:
     ipcimg("verify", directory)
 
 
+def test_leftovers_of_somebody_else(source: Namespace, tmp_path: Path) -> None:
+    """In a directory that others can write, they could have files moved over ours."""
+    tmp_path.chmod(0o1777)
+    leftover = tmp_path / ".ipcimg-1.tmp"
+    leftover.mkdir()
+    for name in ("commit", "ipcimg-manifest-1.img", "important"):
+        (leftover / name).write_bytes(b"")
+    (tmp_path / "important").write_bytes(b"ours")
+    os.chown(leftover, 1001, 0)
+    why = f"image directory {tmp_path}: .ipcimg-1.tmp belongs to user 1001, who could change it meanwhile"
+    assert refused("recover", "-D", tmp_path).startswith(why)
+    assert refused("dump", "-t", source.pid, "-D", tmp_path).startswith(why)
+    os.chown(leftover, 0, 0)
+    ipcimg("recover", "-D", tmp_path)
+    assert (tmp_path / "important").read_bytes() == b"ours"
+
+
 # ---- whose images are restored -------------------------------------------------------------
 
 
