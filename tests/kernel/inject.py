@@ -39,6 +39,7 @@ KILLED = 0  # what happens at a point, other than an errno
 
 # Memory, threads and signals of the interpreter, and its end: no work of ipcimg's.
 NOT_OURS = {"brk", "mmap", "munmap", "mprotect", "mremap", "futex", "rt_sigaction", "rt_sigprocmask", "exit_group"}
+NOT_OURS |= {"rseq"}  # of each new thread; glibc ends the process where it fails
 _OURS_ALONE = {"sendmsg"}  # it hands over the notifications
 _MARK = "getppid"  # the child makes this call when the work begins
 _PATIENCE = 20.0  # seconds, for a command and all that it leaves running

@@ -126,7 +126,7 @@ def test_racing_writers(
     make_namespace: Callable[[], Namespace], racer: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Users that rest now and then: what claims to be of one moment is."""
-    results = many_dumps(make_namespace, racer, tmp_path, 10, (1500, 2000))
+    results = many_dumps(make_namespace, racer, tmp_path, 10, (4000, 800))
     record_property("nothing lost", f"{DUMPS} dumps beside racing writers: {dict(results)}")
     assert sum(results.values()) == DUMPS
     assert set(results) == {"checked", "refused"}, results
