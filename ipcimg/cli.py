@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import os
@@ -384,7 +385,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.pidfile is not None and not options.hold:
         parser.error("--pidfile goes with --hold")
     if options.pin is not None and os.path.lexists(options.pin):
-        raise IpcimgError(f"pinning the namespace: {options.pin}: it is there already")
+        raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
     with contextlib.ExitStack() as stack:
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
