@@ -266,11 +266,8 @@ def _pausing() -> int:
 
 
 def _cgroup2_mount() -> str:
-    with open("/proc/self/mountinfo") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            if after.startswith("cgroup2 "):
-                return before.split()[4]
+    for _, place in freeze.cgroup2_mounts():
+        return place
     raise _Unsupported("no cgroup v2 hierarchy is mounted")
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -33,7 +33,6 @@ _WHY = {
     errno.EINVAL: "Invalid argument: its size, or an owner that is not mapped in the user namespace",
 }
 _PATIENCE = 2.0  # seconds, for each object
-_INDEX_BITS = 15  # of an id, at least: the index; the sequence number is above it
 
 
 def taken(named: str, kind: str, other: int) -> str:
@@ -97,14 +96,14 @@ class Creator:
         """
         named, here = wanted.named(self._kind), self._making.owners.here(wanted)
         try:
-            given = self._make(wanted, get)
+            given = self._make(wanted, get, self._creator(here))
             if given != wanted.id:
                 self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=here["uid"], gid=here["gid"], mode=wanted.mode)
         except OSError as error:
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
-    def _make(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
+    def _make(self, wanted: Permissions, get: Callable[[int, int], int], creator: tuple[int, int]) -> int:
         """Make an object under the wanted id, also where somebody else makes objects and takes ids and presets.
 
         Where any id will do it is one that the kernel would give.
@@ -119,7 +118,7 @@ class Creator:
                     if self._making.tight:
                         kinds.try_room(self._kind)
                     self._preset.arm(wanted.id)
-                    return self._get(wanted, get)
+                    return self._get(wanted, get, creator)
             except _Taken:
                 if other_id or time.monotonic() > until:
                     raise
@@ -129,8 +128,8 @@ class Creator:
         if other is not None:
             raise _Taken(taken(wanted.named(self._kind), self._kind, other.id))
 
-    def _get(self, wanted: Permissions, get: Callable[[int, int], int]) -> int:
-        journal, creator = self._making.journal, self._creator(wanted)
+    def _get(self, wanted: Permissions, get: Callable[[int, int], int], creator: tuple[int, int]) -> int:
+        journal = self._making.journal
         journal.intend(self._kind, wanted.id, wanted.key, creator)
         with acting_as(*creator):
             try:
@@ -147,16 +146,17 @@ class Creator:
     def _not_wanted(self, wanted: Permissions, given: int) -> ObjectError:
         """Remove an object that got another id than the wanted one, if it can be told from everybody else's."""
         meanwhile = f"{wanted.named(self._kind)}: that id was taken meanwhile, and the kernel gave {given}"
-        beyond_the_last_index = given >> _INDEX_BITS == (wanted.id >> _INDEX_BITS) + 1
-        if beyond_the_last_index and kinds.at_index(self._kind, (1 << _INDEX_BITS) - 1) is not None:
+        bits = kinds.INDEX_BITS[0]
+        beyond_the_last_index = given >> bits == (wanted.id >> bits) + 1
+        if beyond_the_last_index and kinds.at_index(self._kind, (1 << bits) - 1) is not None:
             self._making.journal.withdraw()
             return ObjectError(f"{meanwhile}, which may be the id of another object as well: it is left there")
         kinds.remove(self._kind, given)
         self._making.journal.withdraw()
         return _Taken(meanwhile)
 
-    def _creator(self, wanted: Permissions) -> tuple[int, int]:
-        here = self._making.owners.here(wanted)
+    def _creator(self, here: Mapping[str, int | None]) -> tuple[int, int]:
+        """As whom an object is made whose owners and creators are called so here."""
         uid, gid = here["cuid"], here["cgid"]
         if not self._making.creators or uid is None or gid is None:
             return os.geteuid(), os.getegid()

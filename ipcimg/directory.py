@@ -120,7 +120,7 @@ class ImageDirectory:
                 os.rmdir(self.path)
 
     @contextlib.contextmanager
-    def _asked(self) -> Iterator[None]:
+    def asked(self) -> Iterator[None]:
         """Turn an OSError raised inside into a DirectoryError."""
         try:
             yield
@@ -129,12 +129,12 @@ class ImageDirectory:
 
     def names(self) -> list[str]:
         """The names in the directory, sorted. Raises DirectoryError."""
-        with self._asked():
+        with self.asked():
             return sorted(os.listdir(self.fd))
 
     def has(self, name: str) -> bool:
         """Is there anything of that name, be it a dangling symbolic link? Raises DirectoryError."""
-        with self._asked():
+        with self.asked():
             return _has(self.fd, name)
 
     def image(self, name: str) -> ImageFile:
@@ -169,7 +169,7 @@ class ImageDirectory:
 
     def is_directory(self, name: str) -> bool:
         """Is there a directory of that name? Raises DirectoryError where there is nothing."""
-        with self._asked():
+        with self.asked():
             return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
     def parent(self) -> ImageDirectory:
@@ -343,16 +343,15 @@ def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
 @contextlib.contextmanager
 def _writing(directory: ImageDirectory) -> Iterator[None]:
     """Take the lock, which stays; what goes wrong inside the with block is a DirectoryError."""
-    try:
-        # One writer at a time, also of different sets: they share the numbers of pages files.
-        fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with directory.asked():
+        try:
+            # One writer at a time, also of different sets: they share the numbers of pages files.
+            fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DirectoryError(
+                f"image directory {directory.path}: another dump into it, or a restore from it, is running"
+            ) from None
         yield
-    except BlockingIOError:
-        raise DirectoryError(
-            f"image directory {directory.path}: another dump into it, or a restore from it, is running"
-        ) from None
-    except OSError as error:
-        raise DirectoryError(f"image directory {directory.path}: {explain(error)}") from error
 
 
 def _open_temporary(directory: ImageDirectory, ns_id: int) -> int:

@@ -185,14 +185,19 @@ def _file(status: os.stat_result) -> _File:
 # ---- cgroups -------------------------------------------------------------------------------
 
 
-def _hierarchy() -> str | None:
-    """Where the whole hierarchy of cgroup v2 is mounted."""
+def cgroup2_mounts() -> Iterator[tuple[str, str]]:
+    """Where cgroup v2 is mounted: the cgroup that is shown there, "/" for the whole hierarchy, and the place."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
         for line in mounts:
             mount, _, filesystem = line.partition(" - ")
-            if filesystem.startswith("cgroup2 ") and mount.split()[3] == "/":
-                return mount.split()[4]
-    return None
+            if filesystem.startswith("cgroup2 "):
+                root, place = mount.split()[3:5]
+                yield root, place
+
+
+def _hierarchy() -> str | None:
+    """Where the whole hierarchy of cgroup v2 is mounted."""
+    return next((place for root, place in cgroup2_mounts() if root == "/"), None)
 
 
 def _cgroup(hierarchy: str | None, pid: int, tid: int) -> str | None:
@@ -212,18 +217,18 @@ def _is_frozen(cgroup: str | None) -> bool:
         return False
 
 
-def _cgroups(users: Mapping[int, list[int]]) -> list[str]:
+def _cgroups(hierarchy: str | None, users: Mapping[int, list[int]]) -> list[str]:
     """The cgroups that these processes are in, the root excepted."""
-    hierarchy, found = _hierarchy(), set()
+    found: set[str | None] = set()
     for pid, threads in users.items():
         with contextlib.suppress(*_GONE):
             found |= {_cgroup(hierarchy, pid, tid) for tid in threads}
     return sorted(filter(None, found))
 
 
-def _of_their_own(users: Mapping[int, list[int]]) -> Iterator[str]:
+def _of_their_own(hierarchy: str | None, users: Mapping[int, list[int]]) -> Iterator[str]:
     """The cgroups that are ours to freeze and have none but these processes in them and below."""
-    for cgroup in _cgroups(users):
+    for cgroup in _cgroups(hierarchy, users):
         with contextlib.suppress(OSError):  # it goes, is threaded, or not for us: ptrace(2) will do
             if _is_free(cgroup) and _members(cgroup) <= users.keys():
                 os.setxattr(cgroup, _MARK, b"")
@@ -271,7 +276,7 @@ def thaw_left(inode: int) -> list[str]:
     Whoever calls it has the namespace locked, so that no freezer is at work.
     """
     users, _ = _users(inode, frozenset())
-    left = list(filter(_is_marked, _cgroups(users)))
+    left = list(filter(_is_marked, _cgroups(_hierarchy(), users)))
     for cgroup in left:
         _thaw_cgroup(cgroup)
     return left
@@ -318,7 +323,7 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
         users, _ = _users(inode, excepted)
         if traced_by := users.keys() & tracers:
             raise OSError(errno.EBUSY, f"process {min(traced_by)} would be stopped, and traces ipcimg")
-        for cgroup in _of_their_own(users):
+        for cgroup in _of_their_own(hierarchy, users):
             if cgroup not in stopped.cgroups:
                 stopped.cgroups.append(cgroup)
                 _set_frozen(cgroup, True)
@@ -350,9 +355,11 @@ def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool
         try:
             libc.ptrace(libc.PTRACE_SEIZE, tid)
         except PermissionError as error:
-            if _status(pid, tid, "State")[0] in _DEAD:
+            state, tracer = _status(pid, tid, "State", "TracerPid")
+            if state in _DEAD:
                 return False
-            raise OSError(errno.EPERM, f"process {pid} may not be traced") from error
+            if tracer != str(os.getpid()):  # it has become ours just now
+                raise OSError(errno.EPERM, f"process {pid} may not be traced") from error
     stopped.seized[tid] = pid
     libc.ptrace(libc.PTRACE_INTERRUPT, tid)
     return True

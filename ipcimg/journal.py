@@ -20,7 +20,7 @@ import functools
 import json
 import os
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from types import TracebackType
 from typing import Any
 
@@ -44,7 +44,6 @@ _RECORD = struct.Struct("<BBHIIII4x")
 _RECORDS_AT = 4096
 _PATH_AT_MOST = 1024  # characters of a directory's name
 _KINDS = tuple(NAMES)
-INDEX_BITS = (15, 24)  # of an id: without ipcmni_extend and with it
 _INTENDED, _MADE = 1, 2
 _FOR_EVER = 1 << 63  # seconds since the epoch
 _TRIES = 10
@@ -70,7 +69,7 @@ class Journal:
             raise
         self._memory = libc.memory(self._address, self._size)
         self.facts: dict[str, Any] = {}
-        self._capacity = self._count = 0
+        self._count = 0
 
     # ---- to be written ---------------------------------------------------------------------
 
@@ -89,7 +88,6 @@ class Journal:
             "throwaways": strangers,
         }
         text = json.dumps(self.facts).encode()
-        self._capacity = capacity
         self._memory[_HEAD.size : _HEAD.size + len(text)] = text
         _HEAD.pack_into(self._memory, 0, bytes(8), 0, capacity, len(text))
         self._memory[:8] = _MAGIC
@@ -119,12 +117,13 @@ class Journal:
 
         Raises KernelError; then the journal stays, if it was not removed before.
         """
-        removed = self._unmake() if self.has_begun else 0
+        removed = 0
         if self.has_begun:
+            removed = self._unmake()
             put_back = var.apply if self.facts["settings"] else var.apply_presets
             put_back(self.before)
         with doing("removing the journal of the restore"):
-            _remove(self.shmid)
+            kinds.discard("shm", self.shmid)
         return removed
 
     def _unmake(self) -> int:
@@ -134,11 +133,9 @@ class Journal:
             kind, state, object_id, *noted = self._record(n)
             try:
                 if self._is_there(kind, object_id, noted, newborn=state == _INTENDED):
-                    kinds.remove(kind, object_id)
-                    removed += 1
+                    removed += kinds.discard(kind, object_id)
             except OSError as error:
-                if error.errno not in libc.GONE:  # somebody else has removed it
-                    left.append(error)
+                left.append(error)
         for kind, object_id, key in objects(*NAMES):
             if (
                 key == kinds.THROWAWAY
@@ -161,11 +158,8 @@ class Journal:
         """Take up what another process has written. Raises ValueError and the like where it makes no sense."""
         if not self.has_begun:
             return
-        _, count, self._capacity, length = _HEAD.unpack_from(self._memory)
-        if (
-            not count <= self._capacity <= (self._size - _RECORDS_AT) // _RECORD.size
-            or length > _RECORDS_AT - _HEAD.size
-        ):
+        _, count, capacity, length = _HEAD.unpack_from(self._memory)
+        if not count <= capacity <= (self._size - _RECORDS_AT) // _RECORD.size or length > _RECORDS_AT - _HEAD.size:
             raise ValueError("its numbers do not fit together")
         self._count = count
         self.facts = json.loads(bytes(self._memory[_HEAD.size : _HEAD.size + length]))
@@ -243,7 +237,7 @@ def new(
     key = next((key for key in KEYS if key not in keys), None)
     if key is None:
         raise KernelError("noting what is restored: all keys of journals are taken")
-    indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in INDEX_BITS}
+    indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in kinds.INDEX_BITS}
     size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
     with doing("noting what is restored, in a segment of the namespace"), _presets_put_back(before) as on_error:
         try:
@@ -277,30 +271,22 @@ def _made(key: int, size: int, not_at: set[int], on_error: contextlib.ExitStack)
     create = functools.partial(libc.shmget, key, size, libc.IPC_CREAT | libc.IPC_EXCL | 0o600)
     # Without a preset first: where there is no room, that would stay.
     shmid = create()
-    on_error.callback(_remove, shmid)
+    on_error.callback(kinds.discard, "shm", shmid)
     index = 0
     with Preset("shm") as preset:
         for _ in range(_TRIES):
-            if not {shmid % (1 << bits) for bits in INDEX_BITS} & not_at:
+            if not {shmid % (1 << bits) for bits in kinds.INDEX_BITS} & not_at:
                 journal = Journal(shmid)
                 on_error.callback(journal.close)
                 return journal
-            _remove(shmid)
+            kinds.discard("shm", shmid)
             while index in not_at or kinds.at_index("shm", index) is not None:
                 index += 1
             preset.arm(index)
             shmid = create()
-            on_error.callback(_remove, shmid)
+            on_error.callback(kinds.discard, "shm", shmid)
             preset.taken()
     raise OSError(errno.EAGAIN, "somebody takes every id")
-
-
-def _remove(shmid: int) -> None:
-    try:
-        kinds.remove("shm", shmid)
-    except OSError as error:
-        if error.errno not in libc.GONE:
-            raise
 
 
 def find(present: Iterable[Name], owners: Owners) -> Journal | None:
@@ -310,7 +296,7 @@ def find(present: Iterable[Name], owners: Owners) -> Journal | None:
 
     ObjectError where it makes no sense.
     """
-    roots = {0, os.geteuid(), *filter(None, [owners.uids.here(0)])}
+    roots = {0, os.geteuid(), owners.uids.here(0)}
     for kind, shmid, key in present:
         if kind == "shm" and key in KEYS and _is_ours(kind, shmid, roots):
             journal = Journal(shmid)
@@ -327,12 +313,12 @@ def find(present: Iterable[Name], owners: Owners) -> Journal | None:
     return None
 
 
-def _is_ours(kind: str, object_id: int, roots: Collection[int]) -> bool:
+def _is_ours(kind: str, object_id: int, roots: Set[int | None]) -> bool:
     """Has it been made by one of these users, whose word we take, for nobody else to use?"""
     found = kinds.at_index(kind, object_id)
     if found is None or found.id != object_id:
         return False
-    return {found.perm.uid, found.perm.cuid} <= set(roots) and not found.perm.mode & 0o077
+    return {found.perm.uid, found.perm.cuid} <= roots and not found.perm.mode & 0o077
 
 
 def refuse_unfinished(present: Iterable[Name], namespace: IpcNamespace, owners: Owners) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from . import libc
 
+INDEX_BITS = (15, 24)  # of an id: the index, without ipcmni_extend and with it; the sequence number is above it
 # The mode of an object that is being made. It lets in nobody but its creator, and hardly anybody asks for it: so an
 # object of ours that the journal could not yet call made is told from a stranger's that came to be in its place.
 NEWBORN = 0o711
@@ -28,6 +29,17 @@ _REMOVE: dict[str, Callable[[int], int]] = {
 def remove(kind: str, object_id: int) -> None:
     """IPC_RMID. Raises OSError, one of libc.GONE where the object is not there."""
     _REMOVE[kind](object_id)
+
+
+def discard(kind: str, object_id: int) -> bool:
+    """Remove an object; False where somebody else has done that. Raises OSError."""
+    try:
+        remove(kind, object_id)
+    except OSError as error:
+        if error.errno in libc.GONE:
+            return False
+        raise
+    return True
 
 
 def try_room(kind: str) -> int:

@@ -48,10 +48,9 @@ class Reading:
 
         at_rest says that nobody who could use queues and sets is running. stopped tells how many
         attachments of a segment, by the file behind it, are those of processes that do not run; None
-        that all are. tolerant
-        says to note what moves, in place of raising. Otherwise, and unless at_rest, an object that
-        was used in the present second is waited for until that second is over. Raises InUseError,
-        ObjectError, and OSError.
+        that all are. tolerant says to note what moves, in place of raising. Otherwise, and unless
+        at_rest, an object that was used in the present second is waited for until that second is over.
+        Raises InUseError, ObjectError, and OSError.
         """
         self.owners, self.tolerant, self.stopped = owners, tolerant, stopped
         self.moved: dict[str, None] = {}  # what moved, in sentences, each once

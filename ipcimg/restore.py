@@ -116,7 +116,8 @@ def restore(
             with interrupts.deferred(), contextlib.ExitStack() as on_error:
                 if hold:
                     holder = _hold(making, preflight.removed, every=forced, alone=reachable)
-                    on_error.callback(_end, holder)
+                    if holder is not None:
+                        on_error.callback(holder.process.end)
                 var.apply(final, rmid_forced=False)
                 if holder is not None and report_holder is not None:
                     report_holder(holder.process.pid)
@@ -186,11 +187,6 @@ def _hold(making: Making, removed: list[int], *, every: bool, alone: bool) -> _H
         process.close()
         raise
     return _Holder(process, segments)
-
-
-def _end(holder: _Holder | None) -> None:
-    if holder is not None:
-        holder.process.end()
 
 
 def _make(contents: Contents, making: Making, before: Variables, *, raised: bool) -> None:
