@@ -292,6 +292,7 @@ class _Stopped:
     traced: dict[int, int] = field(default_factory=dict)  # thread → the signal that it was about to take, or 0
     seized: dict[int, int] = field(default_factory=dict)  # threads that have not stopped yet → their processes
     cgroups: list[str] = field(default_factory=list)
+    refused: OSError | None = None  # why a thread could not be traced, at the last look
 
 
 def _freeze(inode: int, excepted: frozenset[int]) -> _Stopped:
@@ -319,7 +320,9 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
     new = True
     while new:
         if time.monotonic() > until:
-            raise TimeoutError(errno.ETIMEDOUT, "new processes and threads come all the time")
+            # In the middle of an execve(2) a thread may not be traced for a moment.
+            raise stopped.refused or TimeoutError(errno.ETIMEDOUT, "new processes and threads come all the time")
+        stopped.refused = None
         users, _ = _users(inode, excepted)
         if traced_by := users.keys() & tracers:
             raise OSError(errno.EBUSY, f"process {min(traced_by)} would be stopped, and traces ipcimg")
@@ -359,7 +362,9 @@ def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool
             if state in _DEAD:
                 return False
             if tracer != str(os.getpid()):  # it has become ours just now
-                raise OSError(errno.EPERM, f"process {pid} may not be traced") from error
+                stopped.refused = OSError(errno.EPERM, f"process {pid} may not be traced")
+                stopped.refused.__cause__ = error
+                return True
     stopped.seized[tid] = pid
     libc.ptrace(libc.PTRACE_INTERRUPT, tid)
     return True
