@@ -53,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write everything in an IPC namespace into an image directory.",
     )
     _add_namespace(dump, "namespace to dump")
-    _add_directory(dump)
+    _add_directory(dump).add_argument(
+        "--criu-set",
+        metavar="DIR",
+        help="put the images in the place of CRIU's in DIR, into which it has dumped the processes: "
+        "criu restore then brings back what ipcimg has dumped",
+    )
     _add_selection(dump, "dump")
     dump.add_argument("--force", action="store_true", help="replace set N where it is there already")
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
@@ -196,9 +201,11 @@ def _add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._Mutu
     return group
 
 
-def _add_directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the image directory")
+def _add_directory(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory")
     parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
+    return group
 
 
 def _add_frozen(parser: argparse.ArgumentParser) -> None:
@@ -348,26 +355,34 @@ def _counts(counts: Counts) -> str:
 def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .dump import dump
 
+    selection = _selection(options)
+    if options.criu_set is not None:
+        if not selection.everything:
+            parser.error("--criu-set replaces all that CRIU has dumped: it takes no part of a namespace")
+        if options.criu_exact:
+            parser.error("--criu-set is for any version of CRIU; what --criu-exact writes is for 4.2 and later")
+    directory = options.images_dir if options.criu_set is None else options.criu_set
     with _namespace(options) as source:
         source.enter()  # for good: not everybody who may go there may come back
         dumped = dump(
-            options.images_dir,
+            directory,
             source,
             ns_id=options.ns_id,
-            only=_selection(options),
+            only=selection,
             force=options.force,
             criu_exact=options.criu_exact,
             digest_algorithm=options.digest,
             freeze=options.freeze,
             frozen=options.frozen_by_caller,
             allow_inconsistent=options.allow_inconsistent,
+            criu_set=options.criu_set is not None,
         )
     moved = dumped.consistency.moved
     for what in moved[:_MOVED_AT_MOST]:
         _say(parser, f"Warning: not of one moment: {what}")
     if moved[_MOVED_AT_MOST:]:
         _say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
-    _report(parser, f"dumped {_counts(dumped.counts)} into {options.images_dir}")
+    _report(parser, f"dumped {_counts(dumped.counts)} into {directory}")
     return DONE
 
 

@@ -505,9 +505,14 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
         unknown_fields: Any = UnknownFieldSet(entry)
         unknown = sorted({field.field_number for field in unknown_fields})[:_NAMED]
         if unknown:
-            raise checks.fail(f"pagemap_entry has fields {unknown} that CRIU 4.2 does not know (compressed pages?)")
+            raise checks.fail(
+                f"pagemap_entry has fields {unknown}, as CRIU after 4.2 writes for compressed pages (criu dump "
+                "--compress): ipcimg cannot read those"
+            )
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
-        flags = entry.flags if entry.HasField("flags") else _PE_PARENT if entry.in_parent else _PE_PRESENT
+        flags = entry.flags if entry.HasField("flags") else _PE_PRESENT
+        if entry.in_parent:
+            flags |= _PE_PARENT
         if not flags & (_PE_PARENT | _PE_PRESENT):
             raise checks.fail(f"flags {flags}: the pages are neither here nor in a parent")
         if entry.vaddr % page_size:
@@ -520,13 +525,28 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
         yield PageRun(entry.vaddr, pages, bool(flags & _PE_PARENT), start)
 
 
-# ---- which namespace: ids-PID.img ----------------------------------------------------------
+# ---- a dump of CRIU's: ids-PID.img, inventory.img -------------------------------------------
 
 
 def decode_ipc_ns_id(image: ImageFile) -> int | None:
     """The N of ipcns-*-N.img that a task's ids image tells, or None where it tells none."""
     entry = _only(_open(image, "IDS"), criu.task_kobj_ids_entry())
     return entry.ipc_ns_id if entry.HasField("ipc_ns_id") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What CRIU tells of its dump as a whole."""
+
+    img_version: int  # 2 since images have the common magic
+    own_ipc_ns_id: int | None  # of criu itself: what it shares with the processes is not dumped
+
+
+def decode_inventory(image: ImageFile) -> Inventory:
+    """Raises ImageError."""
+    entry = _only(_open(image, "INVENTORY"), criu.inventory_entry())
+    ids = entry.root_ids
+    return Inventory(entry.img_version, ids.ipc_ns_id if ids.HasField("ipc_ns_id") else None)
 
 
 # ---- the manifest: ipcimg-manifest-N.img ---------------------------------------------------

@@ -48,12 +48,13 @@ def dump(
     freeze: bool = False,
     frozen: bool = False,
     allow_inconsistent: bool = False,
+    criu_set: bool = False,
 ) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
     source is the namespace, by default the caller's own; its objects are not changed. only says which
-    part of it is meant; the settings are written in any case. For ns_id, force, criu_exact and
-    digest_algorithm see save(). freeze stops all processes of the namespace meanwhile; frozen says
+    part of it is meant; the settings are written in any case. For ns_id, force, criu_exact, criu_set
+    and digest_algorithm see save(). freeze stops all processes of the namespace meanwhile; frozen says
     that the caller has done that. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
@@ -62,7 +63,9 @@ def dump(
     """
 
     def attempt(tolerant: bool) -> Dumped:
-        with imageset.saving(os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm) as out:
+        with imageset.saving(
+            os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set
+        ) as out:
             with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
                 counts = imageset.write(found.contents, out, criu_exact=criu_exact)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
@@ -71,6 +74,8 @@ def dump(
             raise AssertionError("living() has ended without a verdict")
         return Dumped(counts, found.consistency)
 
+    if criu_set and (criu_exact or only != EVERYTHING):
+        raise ValueError("a dump of CRIU's takes a whole set, which any version of it can read")
     with interrupts.handled():
         for _ in range(_TRIES - 1):
             try:

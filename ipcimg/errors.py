@@ -74,7 +74,7 @@ def quoted(text: str | bytes) -> str:
     return repr(text[:_QUOTED]) + ("…" if len(text) > _QUOTED else "")
 
 
-def listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int] | Sequence[str]) -> str:
     """Numbers as part of a line, no more than the first."""
     return ", ".join(map(str, numbers[:_LISTED])) + (", …" if len(numbers) > _LISTED else "")
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from . import codec, digest, manifest, model
+from . import codec, criudump, digest, manifest, model
 from .directory import (
     KINDS,
     ImageDirectory,
@@ -21,7 +21,7 @@ from .directory import (
     pagemap_name,
     pages_name,
 )
-from .errors import DirectoryError, ImageError, listed, quoted
+from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
 from .interrupts import deferred
 from .selection import EVERYTHING, Selection
@@ -267,30 +267,44 @@ def save(
     force: bool = False,
     criu_exact: bool = False,
     digest_algorithm: str = digest.DEFAULT,
+    criu_set: bool = False,
 ) -> model.Counts:
     """Write contents as a set of images into the image directory path, which is made if missing.
 
     ns_id is the N of the file names: by default that of the CRIU dump in the directory, else 1. A
     set N that is there already is replaced with force alone. criu_exact writes what CRIU 4.2 would.
-    digest_algorithm, "xxh3-128" or "sha256", is that of the manifest.
+    digest_algorithm, "xxh3-128" or "sha256", is that of the manifest. criu_set puts it in the place of
+    the set that CRIU has dumped into the directory: see criudump.namespace_to_replace().
     On any error the directory is left as it was. Raises DirectoryError, ChangedError, and whatever
     iterating contents raises.
     """
-    with saving(os.fspath(path), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm) as out:
+    if criu_set and criu_exact:  # the numbers of pages would be where only some of CRIU's versions look
+        raise ValueError("what is put into a dump of CRIU's is to be read by any version of it")
+    with saving(os.fspath(path), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set) as out:
         counts = write(contents, out, criu_exact=criu_exact)
         finish(out, counts)
         return counts
 
 
 @contextlib.contextmanager
-def saving(path: str, *, ns_id: int | None, force: bool, digest_algorithm: str = digest.DEFAULT) -> Iterator[NewSet]:
+def saving(
+    path: str,
+    *,
+    ns_id: int | None,
+    force: bool,
+    digest_algorithm: str = digest.DEFAULT,
+    criu_set: bool = False,
+) -> Iterator[NewSet]:
     """A new set in the image directory path; see save()."""
     directory: ImageDirectory | None = None
     try:
         with deferred():
-            directory = ImageDirectory(path, create=True)
-        n = _choose_ns_id(directory) if ns_id is None else ns_id
-        with new_set(directory, n, lambda: _to_replace(directory, n, force), digest_algorithm) as out:
+            directory = ImageDirectory(path, create=not criu_set)
+        if criu_set:
+            n = criudump.namespace_to_replace(directory, ns_id)
+        else:
+            n = criudump.namespace(directory) or 1 if ns_id is None else ns_id
+        with new_set(directory, n, lambda: _to_replace(directory, n, force or criu_set), digest_algorithm) as out:
             yield out
     except BaseException:
         if directory is not None:
@@ -364,16 +378,6 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
                     pages += run
             count, pages_id = count + 1, pages_id + 1
     return count, pages
-
-
-def _choose_ns_id(directory: ImageDirectory) -> int:
-    told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
-    if len(told) > 1:
-        raise DirectoryError(
-            f"image directory {directory.path}: its ids-*.img name the IPC namespaces {listed(sorted(told))}; "
-            "choose one by --ns-id"
-        )
-    return told.pop() if told else 1
 
 
 def _to_replace(directory: ImageDirectory, ns_id: int, force: bool) -> set[str]:

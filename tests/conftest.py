@@ -11,15 +11,24 @@ import pytest
 
 from .fidelity import ROWS
 
+IN_VM = "IPCIMG_VM_PROGRAMS" in os.environ  # that of tools/vm
+collect_ignore = [] if IN_VM else ["vm"]
+_TOO_SLOW = pytest.mark.skip(
+    reason="so many cases would take hours on an emulated processor: NOT TESTED on this kernel"
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fidelity(row): the test is for this row of the table of fidelity")
+    config.addinivalue_line("markers", "exhaustive: tries so many cases that an emulated processor would take hours")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("fidelity"):
             item.user_properties.append(("fidelity", mark.args[0]))
+        if IN_VM and item.get_closest_marker("exhaustive"):
+            item.add_marker(_TOO_SLOW)
 
 
 def _verdict(reports: list[pytest.TestReport]) -> str:

@@ -152,3 +152,15 @@ class task_kobj_ids_entry(_message.Message):
     cgroup_ns_id: int
     time_ns_id: int
     def __init__(self, vm_id: _Optional[int] = ..., files_id: _Optional[int] = ..., fs_id: _Optional[int] = ..., sighand_id: _Optional[int] = ..., pid_ns_id: _Optional[int] = ..., net_ns_id: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., uts_ns_id: _Optional[int] = ..., mnt_ns_id: _Optional[int] = ..., user_ns_id: _Optional[int] = ..., cgroup_ns_id: _Optional[int] = ..., time_ns_id: _Optional[int] = ...) -> None: ...
+
+class inventory_entry(_message.Message):
+    __slots__ = ("img_version", "fdinfo_per_id", "root_ids", "ns_per_id")
+    IMG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FDINFO_PER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_IDS_FIELD_NUMBER: _ClassVar[int]
+    NS_PER_ID_FIELD_NUMBER: _ClassVar[int]
+    img_version: int
+    fdinfo_per_id: bool
+    root_ids: task_kobj_ids_entry
+    ns_per_id: bool
+    def __init__(self, img_version: _Optional[int] = ..., fdinfo_per_id: bool = ..., root_ids: _Optional[_Union[task_kobj_ids_entry, _Mapping]] = ..., ns_per_id: bool = ...) -> None: ...

@@ -122,6 +122,7 @@ def many_dumps(
         return sum(pool.map(dump, range(spaces)), Counter())
 
 
+@pytest.mark.exhaustive
 def test_racing_writers(
     make_namespace: Callable[[], Namespace], racer: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -133,6 +134,7 @@ def test_racing_writers(
     assert set(results) <= {"checked", "refused"}, results  # how many are refused depends on the ends of seconds
 
 
+@pytest.mark.exhaustive
 def test_racing_writers_are_frozen(
     make_namespace: Callable[[], Namespace], racer: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -25,6 +25,8 @@ from . import oracle
 from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point
 from .oracle import Processless
 
+pytestmark = pytest.mark.exhaustive
+
 Record = Callable[[str, object], None]
 KINDS = ("msg", "sem", "shm")
 

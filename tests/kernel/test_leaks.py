@@ -21,6 +21,8 @@ from . import oracle
 from .inject import WORKERS, Injector
 from .oracle import Enterable, Processless
 
+pytestmark = pytest.mark.exhaustive
+
 CYCLES = 2000
 _WARM_UP = 100  # cycles after which Python has imported, cached and allocated what it ever will
 _MEMORY = 2048  # KiB, that the others may take: a leak of two bytes a cycle and object would be more

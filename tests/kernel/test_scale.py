@@ -12,6 +12,8 @@ from ..commands import peak_memory
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.exhaustive
+
 MEMORY = 96 << 10  # KiB
 
 OBJECTS, SEGMENTS = 20_000, 4_000

@@ -1,0 +1,1 @@
+"""Tests against a real CRIU, in a virtual machine: see tools/vm."""

@@ -1,0 +1,122 @@
+"""CRIU dumps and ipcimg restores; ipcimg dumps and CRIU restores; and once around.
+
+Each program of programs/ is dumped once by CRIU, stays stopped, and is dumped then by ipcimg into a copy of CRIU's
+directory. It has verified its objects when it says PASS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.commands import SHOW, ipcimg, run
+from tests.kernel import oracle
+
+from .criu import Program, copy, criu
+
+PROGRAMS = ("queues", "semaphores", "shm", "shm-unaligned", "shm-mprotect", "shm-huge", "shm-hugetlb", "variables")
+WITNESS = 0x7E57  # key of a semaphore set that only ipcimg has dumped: so it was not CRIU's images that were restored
+VALUES = (4711, 0, 32767)
+
+
+class Dumped:
+    """A program that was dumped by both."""
+
+    def __init__(self, name: str, scratch: pathlib.Path) -> None:
+        self.scratch, self.criu, self.ours = scratch, scratch / "criu", scratch / "ours"
+        self.criu.mkdir()
+        self.program = Program(name, scratch)
+        try:
+            criu("dump", self.criu, "-t", self.program.pid, "--leave-stopped")
+            copy(self.criu, self.ours)
+            self.program.namespace.do(lambda: oracle.semaphores(WITNESS, VALUES))
+            ipcimg("dump", "-t", self.program.pid, "--criu-set", self.ours, "--frozen-by-caller")
+            self.program.namespace.do(self._forget_witness)
+            self.held = self.program.namespace.do(contents)
+        finally:
+            self.program.kill()
+
+    @staticmethod
+    def _forget_witness() -> None:
+        [witness] = [semid for semid, row in oracle.table("sem").items() if row["key"] == WITNESS]
+        assert oracle.values(witness, len(VALUES)) == VALUES
+        oracle.remove("sem", witness)
+
+
+def contents() -> dict[str, object]:
+    """All that a namespace holds, but for the pages of the huge segment, which are more than memory."""
+    if any(row["size"] > 1 << 30 for row in oracle.table("shm").values()):
+        return {"shm": oracle.rows("shm"), "variables": oracle.variables()}
+    return oracle.everything()
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def dumped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dumped]:
+    name: str = request.param
+    # More than there is memory, and pages of 2 MiB: as many as are used and restored at the same time.
+    for path, value in (("overcommit_memory", 1), ("nr_hugepages", 12 if name == "shm-hugetlb" else 0)):
+        pathlib.Path("/proc/sys/vm", path).write_text(str(value))
+    yield Dumped(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(autouse=True)
+def direction(request: pytest.FixtureRequest, record_property: Any) -> None:
+    record_property("direction", (request.node.callspec.params["dumped"], request.function.__doc__))
+
+
+@contextlib.contextmanager
+def restored_into_a_new_one(directory: pathlib.Path, pin: pathlib.Path) -> Iterator[oracle.Enterable]:
+    """What ipcimg makes of the images: a namespace that a file stands for."""
+    ipcimg("restore", "--new-ns", "--pin", pin, "-D", directory)
+    try:
+        yield oracle.Enterable(str(pin))
+    finally:
+        subprocess.run(["umount", pin], check=True)
+        pin.unlink()
+
+
+def passes(program: Program, directory: pathlib.Path) -> None:
+    """Have criu restore the program, which then says that all is as it was."""
+    restored = program.restore(directory)
+    try:
+        assert restored.namespace.do(witnesses) == [VALUES]
+        assert restored.finish() == "PASS\n"
+    finally:
+        restored.close()
+
+
+def witnesses() -> list[tuple[int, ...]]:
+    return [oracle.values(semid, row["nsems"]) for semid, row in oracle.table("sem").items() if row["key"] == WITNESS]
+
+
+def test_criu_ipcimg(dumped: Dumped, tmp_path: pathlib.Path) -> None:
+    """CRIU → ipcimg"""
+    shown = run(SHOW, dumped.criu).stdout.split()
+    assert set(dumped.program.ids) <= set(shown)
+    with restored_into_a_new_one(dumped.criu, tmp_path / "pin") as restored:
+        dumped.program.check_in(restored.path)
+    with restored_into_a_new_one(dumped.criu, tmp_path / "pin") as restored:
+        assert restored.do(contents) == dumped.held
+
+
+def test_ipcimg_criu(dumped: Dumped) -> None:
+    """ipcimg → CRIU"""
+    kept = [path for path in dumped.criu.iterdir() if not path.name.startswith(("ipcns-", "pagemap-shmem-", "pages-"))]
+    assert {"inventory.img", "stats-dump"} <= {path.name for path in kept}
+    for path in kept:
+        assert path.read_bytes() == (dumped.ours / path.name).read_bytes(), path.name
+    passes(dumped.program, dumped.ours)
+
+
+def test_around(dumped: Dumped, tmp_path: pathlib.Path) -> None:
+    """CRIU → ipcimg → CRIU"""
+    again = copy(dumped.criu, tmp_path / "again")
+    with restored_into_a_new_one(dumped.criu, tmp_path / "pin") as between:
+        between.do(lambda: oracle.semaphores(WITNESS, VALUES))
+        ipcimg("dump", "--ipc-ns", between.path, "--criu-set", again)
+    passes(dumped.program, again)
