@@ -138,6 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     diff.add_argument("--json", action="store_true", help="print the differences as one JSON object")
     diff.set_defaults(run=_diff, trouble=WRONG)  # as diff(1) has it: 1 is for differences
 
+    encode = commands.add_parser(
+        "encode",
+        help="make an image from JSON",
+        allow_abbrev=False,
+        description="Write an image from what `ipcimg-show --json` or `crit decode` has printed of one.",
+    )
+    encode.add_argument("json", metavar="JSON", help="the file with the JSON; - for standard input")
+    encode.add_argument("image", metavar="IMAGE", help="the image to write; - for standard output")
+    encode.add_argument("--force", action="store_true", help="replace IMAGE where it is there already")
+    encode.set_defaults(run=_encode)
+
     recover = commands.add_parser(
         "recover",
         help="undo a restore that was killed; complete or remove what a killed dump left",
@@ -580,6 +591,22 @@ def _summary(side: IpcNamespace | str, selection: Selection, options: argparse.N
     images.check()
     selection.expect((kind, one.permissions.id, one.permissions.key) for kind, one in images.contents.objects())
     return diff.summarize(selection.of(images.contents), _GRANULE), images.variables_meant
+
+
+def _encode(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from . import encode, interrupts
+
+    with interrupts.handled():
+        document = encode.read(options.json)
+        if options.image == "-":
+            encode.write_to(sys.stdout.fileno(), document)
+            return DONE
+        encode.write(options.image, document, force=options.force)
+        interrupts.finished()
+    entries = len(document.entries)
+    what = "1 entry" if entries == 1 else f"{entries} entries"
+    _report(parser, f"encoded {what} of {document.kind} into {options.image}")
+    return DONE
 
 
 def _json(value: object) -> str:

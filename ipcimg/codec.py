@@ -12,7 +12,7 @@ import array
 import io
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
@@ -40,19 +40,21 @@ MAGICS = {
 }
 _MAGIC_OF = {name: magic for magic, name in MAGICS.items()}
 
-_U32_MAX = (1 << 32) - 1
-_INT_MAX = (1 << 31) - 1
-_LONG_MAX = (1 << 63) - 1
-_SEMVMX = 32767  # linux/sem.h
-_NSEMS = (1 << 25) - 1  # a set has at most 2 GiB of the kernel's memory, and a semaphore takes 64 bytes
-_MODE = 0o777  # of queues and sets
-_SEGMENT_MODE = 0o3777  # and SHM_DEST, SHM_LOCKED
+# What numbers can be, for all who check them.
+U32_MAX = (1 << 32) - 1
+U64_MAX = (1 << 64) - 1
+INT_MAX = (1 << 31) - 1
+LONG_MAX = (1 << 63) - 1
+SEMVMX = 32767  # linux/sem.h
+NSEMS = (1 << 25) - 1  # a set has at most 2 GiB of the kernel's memory, and a semaphore takes 64 bytes
+MODE = 0o777  # of queues and sets
+SEGMENT_MODE = 0o3777  # and SHM_DEST, SHM_LOCKED
 
 # Alignments of payloads, bytes.
 _MESSAGE, _VALUES, _INLINE = 8, 8, 4
 
 # pagemap_entry.flags
-_PE_PARENT, _PE_LAZY, _PE_PRESENT = 1, 2, 4
+PE_PARENT, PE_LAZY, PE_PRESENT = 1, 2, 4
 
 # protoc's stubs call them plain field descriptors, which no message takes as an extension.
 _FACTS_OF_QUEUE: Any = own.queue
@@ -179,7 +181,7 @@ def _desc(permissions: model.Permissions) -> criu.ipc_desc_entry:
     return criu.ipc_desc_entry(key=p.key, uid=p.uid, gid=p.gid, cuid=p.cuid, cgid=p.cgid, mode=p.mode, id=p.id)
 
 
-def _permissions(desc: criu.ipc_desc_entry, checks: _Checks, known_mode: int = _MODE) -> model.Permissions:
+def _permissions(desc: criu.ipc_desc_entry, checks: _Checks, known_mode: int = MODE) -> model.Permissions:
     if desc.mode & ~known_mode:
         raise checks.fail(f"mode {desc.mode:#o} has bits that no such object has")
     return model.Permissions(
@@ -189,14 +191,14 @@ def _permissions(desc: criu.ipc_desc_entry, checks: _Checks, known_mode: int = _
         cuid=desc.cuid,
         cgid=desc.cgid,
         mode=desc.mode,
-        id=checks.within("id", desc.id, 0, _INT_MAX),
+        id=checks.within("id", desc.id, 0, INT_MAX),
     )
 
 
 # ---- variables: ipcns-var-N.img ------------------------------------------------------------
 
 _VARIABLES = tuple(model.Variables.__dataclass_fields__)
-_OPTIONAL_VARIABLES = tuple(f.name for f in criu.ipc_var_entry.DESCRIPTOR.fields if f.number >= 13)
+OPTIONAL_VARIABLES = tuple(f.name for f in criu.ipc_var_entry.DESCRIPTOR.fields if f.number >= 13)
 
 
 def encode_variables(file: BinaryIO, variables: model.Variables, *, has_manifest: bool = False) -> None:
@@ -225,11 +227,11 @@ def decode_variables(image: ImageFile) -> model.Variables:
         raise checks.fail(f"sem_ctls has {len(entry.sem_ctls)} numbers; kernel.sem has 4")
     reader.expect_end()
     values = {name: getattr(entry, name) for name in _VARIABLES if name != "sem_ctls"}
-    for name in _OPTIONAL_VARIABLES:
+    for name in OPTIONAL_VARIABLES:
         if not entry.HasField(name):
             values[name] = None
         elif name.endswith("_next_id"):
-            checks.within(name, values[name], 0, _INT_MAX)
+            checks.within(name, values[name], 0, INT_MAX)
     a, b, c, d = entry.sem_ctls
     return model.Variables(sem_ctls=(a, b, c, d), **values)
 
@@ -294,10 +296,10 @@ class _Messages:
         start = reader.offset
         if _next(reader, head) is None:
             raise self._checks.fail(f"the image ends after {n} of its {self._count} messages")
-        if not 1 <= head.mtype <= _LONG_MAX:
-            raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {_LONG_MAX}")
-        if head.msize > _INT_MAX:
-            raise ImageError(reader.image.path, start, f"message of {head.msize} bytes; the most is {_INT_MAX}")
+        if not 1 <= head.mtype <= LONG_MAX:
+            raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {LONG_MAX}")
+        if head.msize > INT_MAX:
+            raise ImageError(reader.image.path, start, f"message of {head.msize} bytes; the most is {INT_MAX}")
 
 
 def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
@@ -358,11 +360,11 @@ def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
             return
         checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
         permissions = _permissions(entry.desc, checks)
-        checks.within("nsems", entry.nsems, 1, _NSEMS)
+        checks.within("nsems", entry.nsems, 1, NSEMS)
         values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
         values = _little_endian(values)
-        if max(values) > _SEMVMX:
-            raise checks.fail(f"a value is {max(values)}; the most is {_SEMVMX}")
+        if max(values) > SEMVMX:
+            raise checks.fail(f"a value is {max(values)}; the most is {SEMVMX}")
         facts = None
         if entry.HasExtension(_FACTS_OF_SEMAPHORES):
             f = entry.Extensions[_FACTS_OF_SEMAPHORES]
@@ -381,8 +383,11 @@ class SegmentEncoder:
     def __init__(self, file: BinaryIO, exact: bool) -> None:
         self._writer, self._exact = _writer(file, "IPCNS_SHM"), exact
 
-    def add(self, segment: model.SharedMemory) -> None:
-        entry = criu.ipc_shm_entry(desc=_desc(segment.permissions), size=segment.size, in_pagemaps=True)
+    def add(self, segment: model.SharedMemory, inline: bytes | None = None) -> None:
+        """inline is the content, segment.size bytes, where it is to follow the entry as in CRIU's older images."""
+        entry = criu.ipc_shm_entry(desc=_desc(segment.permissions), size=segment.size)
+        if inline is None:
+            entry.in_pagemaps = True
         if segment.hugetlb_flag is not None:
             entry.hugetlb_flag = segment.hugetlb_flag
         if segment.facts is not None and not self._exact:
@@ -393,6 +398,8 @@ class SegmentEncoder:
                 )
             )
         self._writer.entry(entry.SerializeToString())
+        if inline is not None:
+            self._writer.payload(inline, _INLINE)
 
 
 def _hugetlb_flag(entry: criu.ipc_shm_entry, checks: _Checks) -> int | None:
@@ -442,8 +449,8 @@ def decode_segments(
         if entry is None:
             return
         checks = _Checks(reader, start, f"shared memory segment {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks, _SEGMENT_MODE)
-        checks.within("size", entry.size, 1, _LONG_MAX)
+        permissions = _permissions(entry.desc, checks, SEGMENT_MODE)
+        checks.within("size", entry.size, 1, LONG_MAX)
         hugetlb_flag = _hugetlb_flag(entry, checks)
         granule = model.huge_page_size(hugetlb_flag) or page_size
         extents: Iterable[model.Extent]
@@ -482,19 +489,30 @@ class PagemapEncoder:
     def add(self, offset: int, pages: int) -> None:
         """A run of pages that were appended to the pages file."""
         # CRIU up to 4.1 reads compat_nr_pages alone; 4.2 writes 0 there and prefers nr_pages.
-        compat = 0 if self._exact or pages > _U32_MAX else pages
-        entry = criu.pagemap_entry(vaddr=offset, compat_nr_pages=compat, flags=_PE_PRESENT, nr_pages=pages)
-        self._writer.entry(entry.SerializeToString())
+        compat = 0 if self._exact or pages > U32_MAX else pages
+        self.add_fields({"vaddr": offset, "compat_nr_pages": compat, "flags": PE_PRESENT, "nr_pages": pages})
+
+    def add_fields(self, fields: Mapping[str, Any]) -> None:
+        """A pagemap_entry with these fields, by CRIU's names. vaddr and compat_nr_pages must be among them."""
+        self._writer.entry(criu.pagemap_entry(**fields).SerializeToString())
 
 
 def decode_pagemap(image: ImageFile, page_size: int) -> tuple[int, Iterator[PageRun]]:
     """The number of the pages file, and the runs in ascending order. Raises ImageError."""
     reader = _open(image, "PAGEMAP")
     head = _only(reader, criu.pagemap_head())
-    return head.pages_id, _page_runs(reader, page_size)
+    return head.pages_id, (run for run, _ in _page_runs(reader, page_size))
 
 
-def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
+def decode_pagemap_fields(image: ImageFile, page_size: int) -> tuple[int, Iterator[dict[str, int]]]:
+    """As decode_pagemap(), but of each run the fields that are set in its entry, by CRIU's names. Raises ImageError."""
+    reader = _open(image, "PAGEMAP")
+    head = _only(reader, criu.pagemap_head())
+    entries = (entry for _, entry in _page_runs(reader, page_size))
+    return head.pages_id, ({field.name: value for field, value in entry.ListFields()} for entry in entries)
+
+
+def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.pagemap_entry]]:
     end = 0
     while True:
         start = reader.offset
@@ -510,19 +528,19 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[PageRun]:
                 "--compress): ipcimg cannot read those"
             )
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
-        flags = entry.flags if entry.HasField("flags") else _PE_PRESENT
+        flags = entry.flags if entry.HasField("flags") else PE_PRESENT
         if entry.in_parent:
-            flags |= _PE_PARENT
-        if not flags & (_PE_PARENT | _PE_PRESENT):
+            flags |= PE_PARENT
+        if not flags & (PE_PARENT | PE_PRESENT):
             raise checks.fail(f"flags {flags}: the pages are neither here nor in a parent")
         if entry.vaddr % page_size:
             raise checks.fail(f"not a multiple of the page size {page_size}")
         if entry.vaddr < end:
             raise checks.fail(f"overlap what comes before, which ends at {end:#x}")
-        checks.within("vaddr", entry.vaddr, 0, _LONG_MAX - page_size)
-        checks.within("nr_pages", pages, 1, (_LONG_MAX - entry.vaddr) // page_size)
+        checks.within("vaddr", entry.vaddr, 0, LONG_MAX - page_size)
+        checks.within("nr_pages", pages, 1, (LONG_MAX - entry.vaddr) // page_size)
         end = entry.vaddr + pages * page_size
-        yield PageRun(entry.vaddr, pages, bool(flags & _PE_PARENT), start)
+        yield PageRun(entry.vaddr, pages, bool(flags & PE_PARENT), start), entry
 
 
 # ---- a dump of CRIU's: ids-PID.img, inventory.img -------------------------------------------

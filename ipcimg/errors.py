@@ -24,6 +24,18 @@ class ImageError(IpcimgError):
         super().__init__(f"{path}{at}: {why}")
 
 
+class JsonError(IpcimgError):
+    """JSON that is to become an image does not describe one.
+
+    file is its name, where the value that is meant ("entries[3].desc.mode"; empty for all of it, or "line 1, column 2"
+    where it is not even JSON), why the reason in words.
+    """
+
+    def __init__(self, file: str, where: str, why: str) -> None:
+        self.file, self.where, self.why = file, where, why
+        super().__init__(": ".join(filter(None, (file, where, why))))
+
+
 class DirectoryError(IpcimgError):
     """An image directory cannot be used the way it was asked for."""
 

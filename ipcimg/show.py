@@ -1,22 +1,20 @@
 """The inspector: images → model → text or JSON. No kernel anywhere.
 
 Text comes in pieces that end with a newline, and streams: a table is aligned block by block, so memory does not grow
-with the image. JSON has the shape of `crit decode`; what ipcimg adds to an entry stands under "ipcimg".
+with the image. JSON is that of critjson.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import itertools
-import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import codec, describe, imageset, model
+from . import codec, critjson, describe, imageset, model
 from .directory import KINDS, ImageDirectory, kind_name, manifest_name, pagemap_name
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
@@ -91,18 +89,11 @@ def _image(image: ImageFile, view: View, page_size: int = imageset.PAGE_SIZE) ->
     kind = codec.kind_of(image)
     if kind not in _KINDS:
         raise ImageError(image.path, None, f"is of kind {kind}; ipcimg-show looks into {', '.join(_KINDS)}")
-    this = _KINDS[kind]
-    if not view.json:
-        yield from this.text(this.decode(image, page_size), view)
+    if view.json:
+        yield from critjson.pieces(image, kind, page_size)
         return
-    yield f'{{"magic": "{kind}", "entries": ['
-    separator = ""
-    for one in this.decode(image, page_size):
-        for entry in this.entries(one):
-            yield separator
-            yield from entry
-            separator = ", "
-    yield "]}\n"
+    this = _KINDS[kind]
+    yield from this.text(this.decode(image, page_size), view)
 
 
 # ---- text ----------------------------------------------------------------------------------
@@ -279,87 +270,6 @@ def _manifest_text(manifests: Iterable[Manifest], view: View) -> Iterator[str]:
             yield f"a part of its namespace: {describe.printable(one.selection)}\n"
 
 
-# ---- JSON in crit's shape ------------------------------------------------------------------
-
-_Entry = Iterator[str]  # the pieces of one entry
-
-
-def _whole(entry: dict[str, Any]) -> _Entry:
-    yield json.dumps(entry)
-
-
-def _desc(p: model.Permissions) -> dict[str, int]:
-    return dataclasses.asdict(p)
-
-
-def _with_facts(facts: Any | None) -> dict[str, Any]:
-    return {} if facts is None else {"ipcimg": dataclasses.asdict(facts)}
-
-
-_PIECE = 57 << 10  # bytes; base64 has 57 in each of its lines, so pieces can be put together
-
-
-def _base64(data: bytes | memoryview) -> str:
-    return base64.encodebytes(data).decode()
-
-
-def _queue_entries(queue: model.MessageQueue) -> Iterator[_Entry]:
-    def pieces() -> _Entry:
-        entry = {"desc": _desc(queue.permissions), "qbytes": queue.qbytes, "qnum": queue.qnum}
-        entry |= _with_facts(queue.facts)
-        yield json.dumps(entry)[:-1] + ', "extra": ['
-        separator = ""
-        for message in queue.messages:
-            head = json.dumps({"mtype": message.type, "msize": len(message.body)})
-            yield f"{separator}{head}, {json.dumps(_base64(message.body))}"
-            separator = ", "
-        yield "]}"
-
-    yield pieces()
-
-
-def _semaphore_entries(one: model.SemaphoreSet) -> Iterator[_Entry]:
-    yield _whole(
-        {"desc": _desc(one.permissions), "nsems": one.nsems, **_with_facts(one.facts), "extra": one.values.tolist()}
-    )
-
-
-def _segment_entries(one: model.SharedMemory) -> Iterator[_Entry]:
-    def pieces() -> _Entry:
-        huge = {} if one.hugetlb_flag is None else {"hugetlb_flag": one.hugetlb_flag}
-        entry = {"desc": _desc(one.permissions), "size": one.size, **huge, **_with_facts(one.facts)}
-        # Those that find their pages elsewhere have no extents here: see _KINDS.
-        inline = next(iter(one.extents), None)
-        if inline is None:
-            yield json.dumps(entry | {"in_pagemaps": True})
-            return
-        yield json.dumps(entry)[:-1] + ', "extra": "'
-        block = memoryview(bytearray(min(_PIECE, inline.length)))
-        for start in range(0, inline.length, _PIECE):
-            view = block[: inline.length - start]
-            inline.read_into(view, start)
-            yield json.dumps(_base64(view))[1:-1]
-        yield '"}'
-
-    yield pieces()
-
-
-def _pagemap_entries(part: object) -> Iterator[_Entry]:
-    if isinstance(part, codec.PageRun):
-        yield _whole({"vaddr": part.offset, "nr_pages": part.pages, "in_parent": part.in_parent})
-    else:
-        yield _whole({"pages_id": part})
-
-
-def _variables_entries(one: model.Variables) -> Iterator[_Entry]:
-    yield _whole({name: value for name, value in dataclasses.asdict(one).items() if value is not None})
-
-
-def _manifest_entries(one: Manifest) -> Iterator[_Entry]:
-    files = {name: {"size": file.size, "digest": file.digest.hex()} for name, file in one.files.items()}
-    yield _whole(dataclasses.asdict(dataclasses.replace(one, files={})) | {"files": files})
-
-
 # ---- the kinds -----------------------------------------------------------------------------
 
 
@@ -371,7 +281,6 @@ _Decode = Callable[[ImageFile, int], Iterable[Any]]
 class _Kind:
     decode: _Decode  # gives what can be iterated again and again
     text: Callable[[Any, View], Iterator[str]]
-    entries: Callable[[Any], Iterator[_Entry]]
 
 
 def _one(decode: Callable[[ImageFile], Any]) -> _Decode:
@@ -393,10 +302,10 @@ def _segments(image: ImageFile, page_size: int) -> Iterator[model.SharedMemory]:
 
 
 _KINDS = {
-    "IPC_VAR": _Kind(_one(codec.decode_variables), _variables_text, _variables_entries),
-    "IPCNS_SHM": _Kind(_decoded(_segments), _segments_text, _segment_entries),
-    "IPCNS_MSG": _Kind(_decoded(lambda image, _: codec.decode_queues(image)), _queues_text, _queue_entries),
-    "IPCNS_SEM": _Kind(_decoded(lambda image, _: codec.decode_semaphores(image)), _semaphores_text, _semaphore_entries),
-    "PAGEMAP": _Kind(_decoded(_pagemap), _pagemap_text, _pagemap_entries),
-    "IPCIMG_MANIFEST": _Kind(_one(codec.decode_manifest), _manifest_text, _manifest_entries),
+    "IPC_VAR": _Kind(_one(codec.decode_variables), _variables_text),
+    "IPCNS_SHM": _Kind(_decoded(_segments), _segments_text),
+    "IPCNS_MSG": _Kind(_decoded(lambda image, _: codec.decode_queues(image)), _queues_text),
+    "IPCNS_SEM": _Kind(_decoded(lambda image, _: codec.decode_semaphores(image)), _semaphores_text),
+    "PAGEMAP": _Kind(_decoded(_pagemap), _pagemap_text),
+    "IPCIMG_MANIFEST": _Kind(_one(codec.decode_manifest), _manifest_text),
 }

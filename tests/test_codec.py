@@ -446,7 +446,7 @@ PAGEMAP_ENTRIES: dict[str, tuple[Fields, tuple[int, int, bool]]] = {
     "no flags, in_parent false": ({1: 0x2000, 2: 3, 3: 0}, (0x2000, 3, False)),
     "flag parent": ({**_RUN, 4: wire.PARENT, 5: 3}, (0x2000, 3, True)),
     "flags present and lazy": ({**_RUN, 4: wire.PRESENT | wire.LAZY, 5: 3}, (0x2000, 3, False)),
-    "flags win over in_parent": ({**_RUN, 3: 1, 4: wire.PRESENT, 5: 3}, (0x2000, 3, False)),
+    "in_parent beside flags": ({**_RUN, 3: 1, 4: wire.PRESENT, 5: 3}, (0x2000, 3, True)),
 }
 
 
@@ -553,9 +553,13 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
         ("vaddr beyond off_t", {1: (1 << 64) - 4096, 2: 1}, "vaddr is"),
         ("neither here nor in a parent", {1: 0x2000, 2: 1, 4: wire.LAZY}, "flags 2"),
         ("no flag at all", {1: 0x2000, 2: 1, 4: 0}, "flags 0"),
-        ("unknown field", {1: 0x2000, 2: 1, 6: 1}, "fields [6] that CRIU 4.2 does not know (compressed pages?)"),
-        ("sizes of compressed pages", {1: 0x2000, 2: 1, 6: [9, 9], 7: 8}, "fields [6, 7] that CRIU 4.2"),
-        ("unknown bytes", {1: 0x2000, 2: 1, 6: b"\x09"}, "fields [6] that CRIU 4.2"),
+        (
+            "unknown field",
+            {1: 0x2000, 2: 1, 6: 1},
+            "fields [6], as CRIU after 4.2 writes for compressed pages (criu dump --compress): ipcimg cannot read those",
+        ),
+        ("sizes of compressed pages", {1: 0x2000, 2: 1, 6: [9, 9], 7: 8}, "fields [6, 7], as CRIU after 4.2 writes"),
+        ("unknown bytes", {1: 0x2000, 2: 1, 6: b"\x09"}, "fields [6], as CRIU after 4.2 writes"),
     ]
     for name, fields, why in entries:
         yield f"pages: {name}", PAGEMAP, _head(wire.PAGEMAP, _raw(fields)), at, why
@@ -671,9 +675,9 @@ def _hostile() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
         yield f"manifest: digests by {text[:1]!r}", MANIFEST, data, 8, "manifest: digest_algorithm is "
     fields = b"".join(wire.field(number, 1) for number in range(6, 9999))
     data = _head(wire.PAGEMAP, wire.entry(wire.message({1: 0x2000, 2: 1}) + fields))
-    yield "pages: many unknown fields", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6, 7, 8, 9, 10, 11, 12, 13] that"
+    yield "pages: many unknown fields", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6, 7, 8, 9, 10, 11, 12, 13], as"
     data = _head(wire.PAGEMAP, wire.entry(wire.message({1: 0x2000, 2: 1}) + many))
-    yield "pages: an unknown field often", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6] that"
+    yield "pages: an unknown field often", PAGEMAP, data, _SECOND[wire.PAGEMAP], "fields [6], as"
 
 
 REFUSED = {

@@ -30,7 +30,7 @@ def options_of(*command: str) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "recover", "verify", "diff", "check")]),
+        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "recover", "verify", "diff", "encode", "check")]),
         ("ipcimg-show.1", [list(SHOW)]),
     ],
 )

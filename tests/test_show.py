@@ -457,9 +457,33 @@ def test_json_of_an_image_is_that_of_its_directory(name: str) -> None:
 def test_json_of_a_page_map() -> None:
     [image] = as_json(FIXTURES / "basic" / "pagemap-shmem-1.img")
     assert image["magic"] == "PAGEMAP"
-    head, *runs = image["entries"]
-    assert head == {"pages_id": 3}
-    assert [(run["vaddr"], run["nr_pages"]) for run in runs] == [(0x3000, 1), (0xF000, 1)]
+    assert image["entries"] == [
+        {"pages_id": 3},
+        {"vaddr": 0x3000, "compat_nr_pages": 0, "flags": 4, "nr_pages": 1},
+        {"vaddr": 0xF000, "compat_nr_pages": 0, "flags": 4, "nr_pages": 1},
+    ]
+
+
+def test_json_of_a_page_map_has_the_fields_that_are_set(tmp_path: pathlib.Path) -> None:
+    """As crit of CRIU 4.2 has it. What older CRIU did not write is not there."""
+    entries = ({1: 0, 2: 1}, {1: 4096, 2: 2, 3: 1}, {1: 1 << 20, 2: 3, 3: 0, 4: 5}, {1: 1 << 30, 2: 4, 5: 1 << 33})
+    runs = [wire.entry(wire.message(dict(entry))) for entry in entries]
+    wire.write(tmp_path, {"x.img": wire.pagemap(7, *runs)})
+    text = show("--json", tmp_path / "x.img")
+    assert json.loads(text)["entries"][1:] == [
+        {"vaddr": 0, "compat_nr_pages": 1},
+        {"vaddr": 4096, "compat_nr_pages": 2, "in_parent": True},
+        {"vaddr": 1 << 20, "compat_nr_pages": 3, "in_parent": False, "flags": 5},
+        {"vaddr": 1 << 30, "compat_nr_pages": 4, "nr_pages": 1 << 33},
+    ]
+    assert '"in_parent": true' in text
+
+
+def test_json_of_variables_of_a_set_with_a_manifest(tmp_path: pathlib.Path) -> None:
+    ipcimg.save(ipcimg.load(FIXTURES / "basic"), tmp_path / "set")
+    [entry] = as_json(tmp_path / "set" / "ipcns-var-1.img")[0]["entries"]
+    assert entry.pop("ipcimg") == {"has_manifest": True}
+    assert as_json(FIXTURES / "basic" / "ipcns-var-9.img")[0]["entries"] == [entry]
 
 
 def test_json_of_an_inline_segment(tmp_path: pathlib.Path) -> None:
