@@ -525,7 +525,7 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.p
         if unknown:
             raise checks.fail(
                 f"pagemap_entry has fields {unknown}, as CRIU after 4.2 writes for compressed pages (criu dump "
-                "--compress): ipcimg cannot read those"
+                "--compress): ipcimg cannot read them"
             )
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
         flags = entry.flags if entry.HasField("flags") else PE_PRESENT

@@ -556,7 +556,7 @@ def _bad_objects() -> Iterator[tuple[str, tuple[Read, Write], bytes, int, str]]:
         (
             "unknown field",
             {1: 0x2000, 2: 1, 6: 1},
-            "fields [6], as CRIU after 4.2 writes for compressed pages (criu dump --compress): ipcimg cannot read those",
+            "fields [6], as CRIU after 4.2 writes for compressed pages (criu dump --compress): ipcimg cannot read them",
         ),
         ("sizes of compressed pages", {1: 0x2000, 2: 1, 6: [9, 9], 7: 8}, "fields [6, 7], as CRIU after 4.2 writes"),
         ("unknown bytes", {1: 0x2000, 2: 1, 6: b"\x09"}, "fields [6], as CRIU after 4.2 writes"),

@@ -20,11 +20,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 _TIMEOUT = 120  # seconds; everything is slow here
 
 
-def criu(action: str, directory: pathlib.Path, *arguments: object) -> None:
+def criu(action: str, directory: pathlib.Path, *arguments: object, namespace: str = "/proc/self/ns/ipc") -> None:
     """Run criu, which is to succeed."""
     log = f"{action}.log"
     done = subprocess.run(
-        ["criu", action, "-D", directory, "-v4", "-o", log, *map(str, arguments)],
+        ["nsenter", f"--ipc={namespace}", "criu", action, "-D", directory, "-v4", "-o", log, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
