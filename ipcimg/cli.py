@@ -60,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "criu restore then brings back what ipcimg has dumped",
     )
     _add_selection(dump, "dump")
-    dump.add_argument("--force", action="store_true", help="replace set N where it is there already")
+    dump.add_argument(
+        "--force",
+        action="store_true",
+        help="replace set N where it is there already; with --criu-set, what CRIU would hardly restore as well",
+    )
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
     dump.add_argument(
         "--digest",
@@ -300,10 +304,14 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
             _say(parser, f"Error: {conflict}")
         return trouble
     except (IpcimgError, MemoryError) as error:
-        _say(parser, f"Error: {error or 'out of memory'}")
+        _say(parser, f"Error: {str(error) or 'out of memory'}")
         return trouble
     except OSError as error:
         _say(parser, f"Error: {explain(error)}")
+        try:
+            sys.stdout.flush()
+        except OSError:  # so it was that; Python would try again, and end with a status of its own
+            _forget_stdout()
         return trouble
     except Interrupted as error:
         _say(parser, f"Error: {error}")
@@ -372,6 +380,12 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error("--criu-set replaces all that CRIU has dumped: it takes no part of a namespace")
         if options.criu_exact:
             parser.error("--criu-set is for any version of CRIU; what --criu-exact writes is for 4.2 and later")
+        if options.allow_inconsistent:
+            parser.error("--criu-set is for processes that are stopped: CRIU would not see --allow-inconsistent")
+        if options.tree is None and options.ipc_ns is None:
+            parser.error(
+                "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
+            )
     directory = options.images_dir if options.criu_set is None else options.criu_set
     with _namespace(options) as source:
         source.enter()  # for good: not everybody who may go there may come back

@@ -21,7 +21,7 @@ from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from . import digest, model
-from .errors import ChangedError, ImageError, quoted
+from .errors import ChangedError, DirectoryError, ImageError, quoted
 from .image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
@@ -483,6 +483,8 @@ class PagemapEncoder:
     """Writes a page map run by run."""
 
     def __init__(self, file: BinaryIO, pages_id: int, exact: bool) -> None:
+        if pages_id > U32_MAX:
+            raise DirectoryError(f"pages-{U32_MAX}.img leaves no number for the pages of another segment")
         self._writer, self._exact = _writer(file, "PAGEMAP"), exact
         self._writer.entry(criu.pagemap_head(pages_id=pages_id).SerializeToString())
 
@@ -539,6 +541,10 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.p
             raise checks.fail(f"overlap what comes before, which ends at {end:#x}")
         checks.within("vaddr", entry.vaddr, 0, LONG_MAX - page_size)
         checks.within("nr_pages", pages, 1, (LONG_MAX - entry.vaddr) // page_size)
+        if entry.compat_nr_pages not in (0, pages):
+            raise checks.fail(
+                f"nr_pages is {pages}, and compat_nr_pages, which CRIU up to 4.1 reads, is {entry.compat_nr_pages}"
+            )
         end = entry.vaddr + pages * page_size
         yield PageRun(entry.vaddr, pages, bool(flags & PE_PARENT), start), entry
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from . import codec
+from . import codec, model
 from .directory import ImageDirectory, kind_name
-from .errors import DirectoryError, listed
+from .errors import DirectoryError, ObjectError, listed
+from .image import ImageFile
+
+_O = TypeVar("_O", model.SharedMemory, model.MessageQueue, model.SemaphoreSet)
 
 _INVENTORY = "inventory.img"
-_COMMON_MAGIC = 2  # the img_version since which images begin with it
+_COMMON_MAGIC = 2  # the img_version of images that begin with it: of all since 2014
+_LONGEST = 8192  # bytes of a message that criu restores: MSGMAX in criu/ipc_ns.c
 
 
 def namespace(directory: ImageDirectory, ns_id: int | None = None) -> int | None:
@@ -40,38 +48,148 @@ def namespace_to_replace(directory: ImageDirectory, ns_id: int | None) -> int:
     if not directory.has(_INVENTORY):
         raise refused(f"there is no {_INVENTORY} in it: it is no dump of CRIU's")
     inventory = codec.decode_inventory(directory.image(_INVENTORY))
-    if inventory.img_version < _COMMON_MAGIC:
-        raise refused(
-            f"its images are of CRIU's first format (img_version {inventory.img_version}), which ipcimg only reads"
+    if inventory.img_version != _COMMON_MAGIC:
+        what = (
+            "of CRIU's first format"
+            if inventory.img_version < _COMMON_MAGIC
+            else "of a format that ipcimg does not know"
         )
+        raise refused(f"its images are {what} (img_version {inventory.img_version})")
     n = namespace(directory, ns_id)
     if n is None:
         raise refused("no ids-*.img tells which IPC namespace was dumped: it is a pre-dump, or cut short")
     # What is dumped of processes that live in criu's own namespace is restored into whatever namespace criu has then.
     if n == inventory.own_ipc_ns_id:
-        raise refused("the processes were in criu's own IPC namespace, which it neither dumps nor restores")
+        raise refused("the processes were in criu's own IPC namespace, of which it dumps and restores nothing")
     if not directory.has(kind_name("var", n)):
         raise refused(f"CRIU has left no {kind_name('var', n)} in it: its dump is not whole")
-    children = _children(directory)
-    if children:
-        raise refused(f"it is the parent of {listed(children)}, whose pages it holds")
     return n
 
 
-def _children(directory: ImageDirectory) -> list[str]:
-    """The directories beside this one whose symbolic link `parent` leads to it: where CRIU puts a chain of dumps."""
-    found = []
+def refuse_children(directory: ImageDirectory) -> None:
+    """Raise DirectoryError where a directory beside or inside this one has it as `parent`: it has the pages of both."""
     with directory.asked():
         this = os.fstat(directory.fd)
-        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd)
-        try:
-            for name in sorted(os.listdir(above)):
-                try:
-                    link = os.stat(f"{name}/parent", dir_fd=above, follow_symlinks=False)
-                    if stat.S_ISLNK(link.st_mode) and os.path.samestat(os.stat(f"{name}/parent", dir_fd=above), this):
-                        found.append(name)
-                except OSError:  # there is none, or it leads nowhere: so nobody reads our pages through it
-                    continue
-        finally:
-            os.close(above)
-    return found
+        for place in ("..", "."):
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd)
+            try:
+                children = [name for name in sorted(os.listdir(fd)) if _is_child(fd, name, this)]
+            finally:
+                os.close(fd)
+            if children:
+                raise DirectoryError(
+                    f"image directory {directory.path}: it is the parent of {listed(children)}, whose pages it holds"
+                )
+
+
+def _is_child(directory: int, name: str, parent: os.stat_result) -> bool:
+    try:
+        link = os.stat(f"{name}/parent", dir_fd=directory, follow_symlinks=False)
+        there = os.stat(f"{name}/parent", dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is no such link, or it leads nowhere
+            return False
+        raise
+    return stat.S_ISLNK(link.st_mode) and os.path.samestat(there, parent)
+
+
+# ---- what criu restore is to find ----------------------------------------------------------
+
+
+class Replacement:
+    """What is written in the place of CRIU's set, noted while it is written."""
+
+    def __init__(self, contents: model.Contents) -> None:
+        self._contents = contents
+        self._seen: set[tuple[str, int]] = set()
+        self._unfit: list[str] = []
+
+    def noted(self) -> model.Contents:
+        """The contents, to be iterated once."""
+        c = self._contents
+        return model.Contents(c.variables, self._segments(), self._queues(), self._semaphores())
+
+    def refuse_unfit(self, directory: ImageDirectory, ns_id: int) -> None:
+        """When all is written: raise ObjectError where criu would not restore it, or misses what it has dumped there.
+
+        Its processes have attached segments, and know ids.
+        """
+        variables = self._contents.variables
+        for kind, most in (
+            ("shm", variables.shm_ctlmni),
+            ("msg", variables.msg_ctlmni),
+            ("sem", variables.sem_ctls[3]),
+        ):
+            count = sum(seen == kind for seen, _ in self._seen)
+            if count > most:
+                self._unfit.append(f"{count} {model.NAMES[kind]}s, and the limit of the namespace is {most}")
+        if self._unfit:
+            more = f" (and {len(self._unfit) - 1} more)" if len(self._unfit) > 1 else ""
+            raise ObjectError(f"criu restore would fail: {self._unfit[0]}{more}; --force writes it all the same")
+        for kind, permissions in _objects(directory, ns_id):
+            if (kind, permissions.id) not in self._seen:
+                raise ObjectError(
+                    f"{permissions.named(kind)}, which CRIU has dumped, is not in the namespace: it is another one, or "
+                    "its processes have run since; --force leaves it out"
+                )
+
+    def _segments(self) -> Iterator[model.SharedMemory]:
+        variables = self._contents.variables
+        for one in self._note("shm", self._contents.segments):
+            if variables.shm_rmid_forced:
+                self._unfit.append(
+                    f"{one.permissions.named('shm')}: kernel.shm_rmid_forced is 1, and destroys it at once"
+                )
+            if one.size > variables.shm_ctlmax:
+                self._unfit.append(
+                    f"{one.permissions.named('shm')}: {one.size} bytes, and shmmax is {variables.shm_ctlmax}"
+                )
+            yield one
+
+    def _queues(self) -> Iterator[model.MessageQueue]:
+        variables = self._contents.variables
+        for one in self._note("msg", self._contents.queues):
+            sizes: list[int] = []
+            messages = _measured(one.messages, sizes)
+            yield model.MessageQueue(one.permissions, one.qbytes, one.qnum, messages, one.facts, one.size, one.longest)
+            longest, most = max(sizes, default=0), min(_LONGEST, variables.msg_ctlmax)
+            if longest > most:
+                self._unfit.append(
+                    f"{one.permissions.named('msg')}: a message of {longest} bytes, and the most is {most}"
+                )
+            if sum(sizes) > variables.msg_ctlmnb:
+                self._unfit.append(
+                    f"{one.permissions.named('msg')}: {sum(sizes)} bytes of messages, and its qbytes will be msgmnb, "
+                    f"{variables.msg_ctlmnb}"
+                )
+
+    def _semaphores(self) -> Iterator[model.SemaphoreSet]:
+        most = self._contents.variables.sem_ctls[0]
+        for one in self._note("sem", self._contents.semaphores):
+            if one.nsems > most:
+                self._unfit.append(f"{one.permissions.named('sem')}: {one.nsems} semaphores, and semmsl is {most}")
+            yield one
+
+    def _note(self, kind: str, objects: Iterable[_O]) -> Iterator[_O]:
+        for one in objects:
+            self._seen.add((kind, one.permissions.id))
+            yield one
+
+
+def _objects(directory: ImageDirectory, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
+    """What CRIU has dumped."""
+    decoders: dict[str, Callable[[ImageFile], Iterator[model.Object]]] = {
+        "shm": lambda image: codec.decode_segments(image, lambda shmid, end: (), mmap.PAGESIZE),
+        "msg": codec.decode_queues,
+        "sem": codec.decode_semaphores,
+    }
+    for kind, decode in decoders.items():
+        name = kind_name(kind, ns_id)
+        if directory.has(name):
+            yield from ((kind, one.permissions) for one in decode(directory.image(name)))
+
+
+def _measured(messages: Iterable[model.Message], sizes: list[int]) -> Iterator[model.Message]:
+    for message in messages:
+        sizes.append(len(message.body))
+        yield message

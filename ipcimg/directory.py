@@ -35,6 +35,7 @@ KINDS = ("var", "shm", "msg", "sem")
 _NUMBER = "(0|[1-9][0-9]{0,9})"
 _SET_NAME = re.compile(rf"(?:ipcns-(?:{'|'.join(KINDS)})|ipcimg-manifest)-{_NUMBER}\.img\Z")
 _SEGMENT_NAME = re.compile(rf"(?:pagemap-shmem|pages)-{_NUMBER}\.img\Z")
+_PAGEMAP_NAME = re.compile(r"pagemap-(?:shmem-)?[0-9]+\.img\Z")
 _PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
 _TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
 _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
@@ -63,6 +64,11 @@ def pagemap_name(shmid: int) -> str:
 def pages_name(pages_id: int) -> str:
     """The pages that a page map with this pages_id describes."""
     return f"pages-{pages_id}.img"
+
+
+def is_pagemap_name(name: str) -> bool:
+    """Is it the page map of a segment, of other shared memory, or of a process of CRIU's?"""
+    return _PAGEMAP_NAME.match(name) is not None
 
 
 def is_data_name(name: str, ns_id: int) -> bool:
@@ -224,10 +230,7 @@ class ImageDirectory:
     def next_pages_id(self) -> int:
         """The first number that no pages-P.img in the directory reaches."""
         used = [int(match[1]) for name in self.names() if (match := _PAGES_NAME.match(name))]
-        free = max(used, default=0) + 1
-        if free >= 1 << 32:
-            raise DirectoryError(f"image directory {self.path}: {pages_name(free - 1)} leaves no number for another")
-        return free
+        return max(used, default=0) + 1
 
 
 class NewSet:
@@ -252,8 +255,7 @@ class NewSet:
     def file(self, name: str) -> Iterator[BinaryIO]:
         """A new file of the set, mode 0600, open for writing inside the with block."""
         path = os.path.join(self.directory.path, name)
-        if name not in self._replaces and self.directory.has(name):
-            raise DirectoryError(f"{path} exists, and is not of set {self.ns_id}")
+        self._refuse_others(name)
         try:
             fd = os.open(
                 name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
@@ -270,6 +272,8 @@ class NewSet:
         """Everything to the disk, then to its place. The manifest must be the last file written."""
         try:
             self._to_disk()
+            for name in self.files:  # again: CRIU takes no lock
+                self._refuse_others(name)
             with deferred():
                 _write_commit(self._temporary, self._replaces - self.files.keys())
                 self._moving = True
@@ -277,6 +281,11 @@ class NewSet:
         except OSError as error:
             unfinished = "; the next dump of this set completes it" if self._moving else ""
             raise DirectoryError(f"image directory {self.directory.path}: {explain(error)}{unfinished}") from error
+
+    def _refuse_others(self, name: str) -> None:
+        if name not in self._replaces and self.directory.has(name):
+            path = os.path.join(self.directory.path, name)
+            raise DirectoryError(f"{path} exists, and is not of set {self.ns_id}")
 
     def abandon(self) -> None:
         """Leave the directory as it was; or unfinished but complete, where moving had begun."""
@@ -400,20 +409,37 @@ def _write_commit(temporary: int, old: Iterable[str]) -> None:
 
 
 def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
-    """Move a complete set from its temporary directory to where it belongs, its manifest last."""
-    manifest = manifest_name(ns_id)
+    """Move a complete set from its temporary directory to where it belongs, its manifest last.
+
+    CRIU knows neither manifest nor temporary directory, but restores nothing where there are no variables. So these go
+    before anything else does, and come when all else is there: who is killed in between leaves no mixture of two sets
+    that anybody takes for one.
+    """
+    manifest, variables = manifest_name(ns_id), kind_name("var", ns_id)
     with open(os.open(_COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
         old = [name for name in file.read().splitlines() if is_data_name(name, ns_id)]
-    new = sorted(name for name in os.listdir(temporary) if is_data_name(name, ns_id))
+
+    def gone(name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory.fd)
+
+    def come(name: str) -> None:
+        os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+
     if _has(temporary, manifest):
-        # The old manifest goes first: without it nobody takes a mixture of two sets for either.
-        for name in (manifest, *old):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory.fd)
-        for name in new:
-            os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+        gone(manifest)
+        if _has(temporary, variables):  # else what is in the directory are the new ones already
+            gone(variables)
+            os.fsync(directory.fd)
+            for name in old:
+                gone(name)
+            for name in sorted(os.listdir(temporary)):
+                if is_data_name(name, ns_id) and name != variables:
+                    come(name)
+            os.fsync(directory.fd)
+            come(variables)
         os.fsync(directory.fd)
-        os.rename(manifest, manifest, src_dir_fd=temporary, dst_dir_fd=directory.fd)
+        come(manifest)
         os.fsync(directory.fd)
     _remove_temporary(directory, ns_id, temporary)
     os.fsync(directory.fd)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import digest, imageset, interrupts, journal, msg, namespace, owners, sem, shm, sysctl, var
-from .errors import ChangedError, InUseError, KernelError, doing, explain
-from .freeze import Frozen
+from . import criudump, digest, imageset, interrupts, journal, msg, namespace, owners, sem, shm, sysctl, var
+from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
+from .freeze import Frozen, running
 from .freeze import frozen as frozen_by_us
 from .manifest import Consistency
 from .model import Contents, Counts
@@ -67,15 +67,21 @@ def dump(
             os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set
         ) as out:
             with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
-                counts = imageset.write(found.contents, out, criu_exact=criu_exact)
+                replacement = criudump.Replacement(found.contents)
+                contents = replacement.noted() if criu_set else found.contents
+                counts = imageset.write(contents, out, criu_exact=criu_exact)
+            if criu_set and not force:
+                replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
             imageset.finish(out, counts, selection=only, consistency=found.consistency)
         if found.consistency is None:
             raise AssertionError("living() has ended without a verdict")
         return Dumped(counts, found.consistency)
 
-    if criu_set and (criu_exact or only != EVERYTHING):
-        raise ValueError("a dump of CRIU's takes a whole set, which any version of it can read")
+    if criu_set and (criu_exact or allow_inconsistent or only != EVERYTHING):
+        raise ValueError("a dump of CRIU's takes a whole set of one moment, which any version of it can read")
+    if criu_set and not force:
+        _refuse_running(source)
     with interrupts.handled():
         for _ in range(_TRIES - 1):
             try:
@@ -91,6 +97,19 @@ def dump(
         except ChangedError as error:
             hint = "" if freeze else "; stop its users, or say --freeze"
             raise ChangedError(f"{error} (tried {_TRIES} times){hint}") from error
+
+
+def _refuse_running(source: namespace.IpcNamespace | None) -> None:
+    """Raise NamespaceError where a process that CRIU has dumped goes on: it would not fit to what we dump."""
+    with contextlib.ExitStack() as stack:
+        source = source or stack.enter_context(namespace.own())
+        with doing(f"looking for the processes of {source.described}"):
+            pid = running(source)
+        if pid is not None:
+            raise NamespaceError(
+                f"process {pid} of {source.described} is running, and CRIU has dumped the processes as they were "
+                "before; see criu dump --leave-stopped. --force dumps it all the same"
+            )
 
 
 @contextlib.contextmanager

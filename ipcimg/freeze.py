@@ -95,6 +95,22 @@ def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
                 let_go.close()
 
 
+def running(namespace: IpcNamespace) -> int | None:
+    """A process of the namespace, ourselves excepted, that nobody has stopped; None where all are. Raises OSError.
+
+    Stopped are those of SIGSTOP, of a tracer, and of a frozen cgroup.
+    """
+    hierarchy = _hierarchy()
+    users, _ = _users(namespace.inode, ours())
+    for pid, threads in users.items():
+        for tid in threads:
+            with contextlib.suppress(*_GONE):
+                [state] = _status(pid, tid, "State")
+                if state not in ("T", "t", *_DEAD) and not _is_frozen(_cgroup(hierarchy, pid, tid)):
+                    return pid
+    return None
+
+
 # ---- who is there --------------------------------------------------------------------------
 
 

@@ -15,11 +15,13 @@ from .directory import (
     ImageDirectory,
     NewSet,
     is_data_name,
+    is_pagemap_name,
     kind_name,
     manifest_name,
     new_set,
     pagemap_name,
     pages_name,
+    recover,
 )
 from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
@@ -301,10 +303,11 @@ def saving(
         with deferred():
             directory = ImageDirectory(path, create=not criu_set)
         if criu_set:
+            recover(directory)  # what is half in its place is to be whole before it is looked at
             n = criudump.namespace_to_replace(directory, ns_id)
         else:
             n = criudump.namespace(directory) or 1 if ns_id is None else ns_id
-        with new_set(directory, n, lambda: _to_replace(directory, n, force or criu_set), digest_algorithm) as out:
+        with new_set(directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm) as out:
             yield out
     except BaseException:
         if directory is not None:
@@ -380,20 +383,34 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
     return count, pages
 
 
-def _to_replace(directory: ImageDirectory, ns_id: int, force: bool) -> set[str]:
-    files = _files_of(directory, ns_id)
-    if files and not force:
+def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:
+    files = _files_of(directory, ns_id, whole=criu_set)
+    if files and not (force or criu_set):
         raise DirectoryError(f"image directory {directory.path}: set {ns_id} is there already; --force replaces it")
     for name in sorted(filter(directory.has, files)):
         if directory.is_directory(name):
             raise DirectoryError(f"{os.path.join(directory.path, name)} is a directory, which --force does not replace")
+    if files:
+        criudump.refuse_children(directory)
+        _refuse_to_share(directory, files)
     return files
 
 
-def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
+def _refuse_to_share(directory: ImageDirectory, files: set[str]) -> None:
+    """Raise DirectoryError where a page map that stays has its pages in one of the files, which are to go."""
+    for name in directory.names():
+        if name not in files and is_pagemap_name(name):
+            pages_id, _ = codec.decode_pagemap(directory.image(name), PAGE_SIZE)
+            if pages_name(pages_id) in files:
+                path = os.path.join(directory.path, name)
+                raise ImageError(path, None, f"has its pages in {pages_name(pages_id)}, which is to be replaced")
+
+
+def _files_of(directory: ImageDirectory, ns_id: int, *, whole: bool) -> set[str]:
     """The names of the files of set ns_id, ours or CRIU's, as far as they are there.
 
-    Which segments and pages belong to it is told by its images alone: a manifest may list anything.
+    Which segments and pages belong to it is told by its images alone: a manifest may list anything. whole demands the
+    pages of every segment: CRIU may have sent them to a page server, under numbers that cannot be known here.
     """
     own = (manifest_name(ns_id), *(kind_name(kind, ns_id) for kind in KINDS))
     files = {name for name in own if directory.has(name)}
@@ -402,7 +419,12 @@ def _files_of(directory: ImageDirectory, ns_id: int) -> set[str]:
         for segment in codec.decode_segments(image, lambda shmid, end: (), PAGE_SIZE):
             name = pagemap_name(segment.permissions.id)
             inline = any(True for _ in segment.extents)  # then a page map of that id is somebody else's
+            if whole and not inline and not directory.has(name):
+                raise ImageError(image.path, None, f"has {segment.permissions.named('shm')}, and {name} is not there")
             if directory.has(name) and not inline:
                 pages_id, _ = codec.decode_pagemap(directory.image(name), PAGE_SIZE)
+                if whole and not directory.has(pages_name(pages_id)):
+                    path = os.path.join(directory.path, name)
+                    raise ImageError(path, None, f"has its pages in {pages_name(pages_id)}, which is not there")
                 files |= {name, pages_name(pages_id)}
     return files

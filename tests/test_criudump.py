@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import ipcimg
+from ipcimg.directory import ImageDirectory, recover
 from ipcimg.errors import IpcimgError
 
 from . import wire
@@ -112,6 +114,93 @@ def test_parent_of_another(dump: Path) -> None:
     assert refused(dump) == f"image directory {dump}: it is the parent of 3, whose pages it holds"
 
 
+def test_parent_of_one_inside(dump: Path) -> None:
+    (dump / "3").mkdir()
+    os.symlink("..", dump / "3" / "parent")
+    assert refused(dump) == f"image directory {dump}: it is the parent of 3, whose pages it holds"
+
+
+def test_parent_of_another_and_force(dump: Path) -> None:
+    """It is the same without --criu-set."""
+    (dump.parent / "3").mkdir()
+    os.symlink("../2", dump.parent / "3" / "parent")
+    with pytest.raises(IpcimgError, match="it is the parent of 3, whose pages it holds"):
+        ipcimg.save(ipcimg.load(FIXTURES / "identity"), dump, force=True)
+    assert (dump / "pages-2.img").exists()
+
+
+@pytest.mark.parametrize("other", ["pagemap-1130.img", "pagemap-shmem-77777.img"])
+def test_pages_that_another_page_map_has(dump: Path, other: str) -> None:
+    shutil.copy(dump / "pagemap-shmem-0.img", dump / other)
+    assert refused(dump) == f"{dump / other}: has its pages in pages-2.img, which is to be replaced"
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"),
+    [
+        (
+            "pagemap-shmem-0.img",
+            "ipcns-shm-9.img: has shared memory segment 0 (key 0x11), and pagemap-shmem-0.img is not there",
+        ),
+        ("pages-2.img", "pagemap-shmem-0.img: has its pages in pages-2.img, which is not there"),
+    ],
+)
+def test_pages_that_are_elsewhere(dump: Path, gone: str, why: str) -> None:
+    """A page server has them, and their numbers."""
+    (dump / gone).unlink()
+    assert why.split(" (key")[0] in refused(dump)
+
+
+def test_no_number_for_pages(dump: Path) -> None:
+    (dump / f"pages-{(1 << 32) - 1}.img").touch()
+    assert refused(dump) == f"pages-{(1 << 32) - 1}.img leaves no number for the pages of another segment"
+
+
+def images(directory: Path) -> dict[str, bytes]:
+    """What CRIU would restore of the IPC namespace: nothing where the variables are missing."""
+    found = {path.name: path.read_bytes() for path in directory.glob("*.img") if "ipcimg" not in path.name}
+    return found if "ipcns-var-9.img" in found else {}
+
+
+def test_killed_anywhere(dump: Path, tmp_path: Path) -> None:
+    """CRIU, which knows no manifest, finds the old set, the new one, or none that it would restore."""
+    old, new = images(dump), images(Path(shutil.copytree(dump, tmp_path / "new")))
+    put(tmp_path / "new")
+    new = images(tmp_path / "new")
+    seen = set()
+    for step in range(1000):
+        copy = Path(shutil.copytree(dump, tmp_path / str(step)))
+        pid = os.fork()
+        if pid == 0:
+            steps = iter(range(step))
+            for name in ("rename", "unlink", "fsync", "mkdir", "rmdir"):
+                setattr(os, name, _until(steps, getattr(os, name)))
+            put(copy)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        found = images(copy)
+        assert found in ({}, old, new), step
+        seen.add("none" if not found else "old" if found == old else "new")
+        if status == 0:
+            break
+        recover(ImageDirectory(str(copy)))
+        assert images(copy) in (old, new)
+        put(copy)  # and whoever comes next is not held up by it
+    assert step > 20
+    assert seen == {"none", "old", "new"}
+
+
+def _until(steps: Iterator[int], act: Callable[..., object]) -> Callable[..., object]:
+    """As act, but the process is gone when the steps are used up."""
+
+    def call(*arguments: object, **options: object) -> object:
+        if next(steps, None) is None:
+            os._exit(9)
+        return act(*arguments, **options)
+
+    return call
+
+
 def test_no_dump_of_criu_s(dump: Path) -> None:
     (dump / "inventory.img").unlink()
     assert refused(dump) == f"image directory {dump}: there is no inventory.img in it: it is no dump of CRIU's"
@@ -125,12 +214,17 @@ def test_no_directory(tmp_path: Path) -> None:
 
 def test_first_format(dump: Path) -> None:
     (dump / "inventory.img").write_bytes(inventory(version=1))
-    assert "of CRIU's first format (img_version 1), which ipcimg only reads" in refused(dump)
+    assert refused(dump) == f"image directory {dump}: its images are of CRIU's first format (img_version 1)"
+
+
+def test_later_format(dump: Path) -> None:
+    (dump / "inventory.img").write_bytes(inventory(version=3))
+    assert "its images are of a format that ipcimg does not know (img_version 3)" in refused(dump)
 
 
 def test_criu_s_own_namespace(dump: Path) -> None:
     (dump / "inventory.img").write_bytes(inventory(own=9))
-    assert "were in criu's own IPC namespace, which it neither dumps nor restores" in refused(dump)
+    assert "were in criu's own IPC namespace, of which it dumps and restores nothing" in refused(dump)
 
 
 @pytest.mark.parametrize("own", [None, 3])
@@ -164,8 +258,8 @@ def test_another(dump: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["inventory.img", "ids-1130.img"])
-def test_cut_or_changed(dump: Path, name: str, tmp_path: Path) -> None:
-    """Each byte of what says where to write: it is refused, or it says the same."""
+def test_cut(dump: Path, name: str, tmp_path: Path) -> None:
+    """What says where to write."""
     whole = (dump / name).read_bytes()
     for n in range(len(whole)):
         copy = Path(shutil.copytree(dump, tmp_path / "copies" / f"{name}-{n}"))
@@ -183,6 +277,8 @@ def test_page_map_of_somebody_else(dump: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
+        ([], "needs -t PID or --ipc-ns PATH"),
+        (["--allow-inconsistent"], "CRIU would not see --allow-inconsistent"),
         (["--only", "msg"], "it takes no part of a namespace"),
         (["--id", "msg:1"], "it takes no part of a namespace"),
         (["--criu-exact"], "what --criu-exact writes is for 4.2 and later"),
@@ -198,3 +294,5 @@ def test_wrong_calls(dump: Path) -> None:
         put(dump, criu_exact=True)
     with pytest.raises(ValueError, match="any version"):
         ipcimg.dump(dump, criu_set=True, only=ipcimg.Selection(frozenset({"msg"})))
+    with pytest.raises(ValueError, match="of one moment"):
+        ipcimg.dump(dump, criu_set=True, allow_inconsistent=True)

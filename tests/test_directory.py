@@ -581,8 +581,11 @@ def test_everything_is_on_the_disk_before_its_manifest(tmp_path: pathlib.Path, m
     declared = calls.index(("rename", "commit"))
     assert {name for call, name in calls[:declared] if call == "fsync"} == files(where) | {TMP, "commit.new"}
     assert calls[declared + 1] == ("fsync", TMP)
-    assert calls[declared + 2] == ("rename", renames[1])
-    # The names of the others must be on the disk before the manifest's is, and that before all is done.
+    assert calls[declared + 2 : declared + 4] == [("fsync", "set"), ("rename", renames[1])]
+    # The names of the others must be on the disk before the variables' is, without which CRIU restores nothing.
+    assert renames[-2] == "ipcns-var-1.img"
+    assert calls[calls.index(("rename", renames[-2])) - 1] == ("fsync", "set")
+    # They must be there before the manifest is, and that before all is done.
     last = calls.index(("rename", manifest))
     assert calls[last - 1] == ("fsync", "set")
     assert calls[last + 1] == ("fsync", "set")

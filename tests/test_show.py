@@ -466,7 +466,7 @@ def test_json_of_a_page_map() -> None:
 
 def test_json_of_a_page_map_has_the_fields_that_are_set(tmp_path: pathlib.Path) -> None:
     """As crit of CRIU 4.2 has it. What older CRIU did not write is not there."""
-    entries = ({1: 0, 2: 1}, {1: 4096, 2: 2, 3: 1}, {1: 1 << 20, 2: 3, 3: 0, 4: 5}, {1: 1 << 30, 2: 4, 5: 1 << 33})
+    entries = ({1: 0, 2: 1}, {1: 4096, 2: 2, 3: 1}, {1: 1 << 20, 2: 3, 3: 0, 4: 5}, {1: 1 << 30, 2: 0, 5: 1 << 33})
     runs = [wire.entry(wire.message(dict(entry))) for entry in entries]
     wire.write(tmp_path, {"x.img": wire.pagemap(7, *runs)})
     text = show("--json", tmp_path / "x.img")
@@ -474,7 +474,7 @@ def test_json_of_a_page_map_has_the_fields_that_are_set(tmp_path: pathlib.Path) 
         {"vaddr": 0, "compat_nr_pages": 1},
         {"vaddr": 4096, "compat_nr_pages": 2, "in_parent": True},
         {"vaddr": 1 << 20, "compat_nr_pages": 3, "in_parent": False, "flags": 5},
-        {"vaddr": 1 << 30, "compat_nr_pages": 4, "nr_pages": 1 << 33},
+        {"vaddr": 1 << 30, "compat_nr_pages": 0, "nr_pages": 1 << 33},
     ]
     assert '"in_parent": true' in text
 

@@ -233,18 +233,31 @@ def something_to_read() -> None:
 CAME_OR_WENT = r"shared memory segment \d+ (came|went) while the namespace was read \(tried 3 times\); stop its users.*"
 # There is always one segment, and soon it is another.
 CHURN = (
-    "import ctypes; l = ctypes.CDLL(None); i = -1\n"
+    "import ctypes; l = ctypes.CDLL(None); i = -1; print(flush=True)\n"
     "while True: j, i = i, l.shmget(0, 4096, 0o1600); l.shmctl(j, 0, None)"
 )
+
+
+@contextlib.contextmanager
+def churning(namespace: Namespace) -> Iterator[None]:
+    """A process that makes and removes segments all the time."""
+    command = ["nsenter", f"--ipc={namespace.path}", sys.executable, "-c", CHURN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as user:
+        try:
+            assert user.stdout is not None
+            assert user.stdout.readline() == b"\n"
+            yield
+        finally:
+            user.kill()
 
 
 def test_visitors_of_a_segment(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """Whoever attaches it for a moment only, while it is read or between, is noticed."""
     with racing(racer, source, "visits"):
         source.do(something_to_read)
-        assert "shared memory segment 0 (key 0x00000001) changed" in refused(
-            "dump", "-t", source.pid, "-D", tmp_path / "d"
-        )
+        line = refused("dump", "-t", source.pid, "-D", tmp_path / "d")
+        # The one if it has a visitor when it is looked at, the other if it had one in between.
+        assert re.match(r"shared memory segment 0 (\(key 0x00000001\) changed|was written while)", line)
         ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--freeze")
         contents = library.load(tmp_path / "d")
         [segment] = [one for one in contents.segments if one.permissions.key == 1]
@@ -260,30 +273,20 @@ def test_settings_that_change(source: Namespace) -> None:
 def test_objects_that_come_and_go(source: Namespace, tmp_path: Path) -> None:
     """They are noticed; the dump is tried again, and told as inconsistent where that is allowed."""
     source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(20)])
-    user = subprocess.Popen(["nsenter", f"--ipc={source.path}", sys.executable, "-c", CHURN])
-    try:
-        time.sleep(0.5)
+    with churning(source):
         line = refused("dump", "-t", source.pid, "-D", tmp_path / "d")
         assert re.fullmatch(CAME_OR_WENT, line)
         ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--allow-inconsistent")
         assert consistency(tmp_path / "d").how == "inconsistent"
         ipcimg("dump", "-t", source.pid, "-D", tmp_path / "e", "--freeze")
         ipcimg("verify", tmp_path / "e")
-    finally:
-        user.kill()
-        user.wait()
 
 
 def test_the_caller_s_word_is_not_taken_against_what_shows(source: Namespace, racer: Path, tmp_path: Path) -> None:
     source.do(something_to_read)
-    user = subprocess.Popen(["nsenter", f"--ipc={source.path}", sys.executable, "-c", CHURN])
-    try:
-        time.sleep(0.3)
+    with churning(source):
         line = refused("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
         assert re.fullmatch(CAME_OR_WENT, line)
-    finally:
-        user.kill()
-        user.wait()
 
 
 # ---- freezing ------------------------------------------------------------------------------
