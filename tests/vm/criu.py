@@ -15,7 +15,8 @@ import time
 from tests.kernel.oracle import Enterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
-PROGRAMS = pathlib.Path(os.environ.get("IPCIMG_VM_PROGRAMS", "."))
+NAMES = tuple(sorted(path.stem for path in pathlib.Path(__file__).parent.glob("programs/*.c")))
+PROGRAMS = pathlib.Path(os.environ.get("IPCIMG_VM_PROGRAMS", "."))  # where they are compiled
 _PR_SET_CHILD_SUBREAPER = 36
 _TIMEOUT = 120  # seconds; everything is slow here
 

@@ -17,9 +17,8 @@ import pytest
 from tests.commands import SHOW, ipcimg, run
 from tests.kernel import oracle
 
-from .criu import Program, copy, criu
+from .criu import NAMES, Program, copy, criu
 
-PROGRAMS = ("queues", "semaphores", "shm", "shm-unaligned", "shm-mprotect", "shm-huge", "shm-hugetlb", "variables")
 WITNESS = 0x7E57  # key of a semaphore set that only ipcimg has dumped: so it was not CRIU's images that were restored
 VALUES = (4711, 0, 32767)
 
@@ -51,11 +50,11 @@ class Dumped:
 def contents() -> dict[str, object]:
     """All that a namespace holds, but for the pages of the huge segment, which are more than memory."""
     if any(row["size"] > 1 << 30 for row in oracle.table("shm").values()):
-        return {"shm": oracle.rows("shm"), "variables": oracle.variables()}
+        return {"shm": oracle.rows("shm"), "msg": {}, "sem": {}, "variables": oracle.variables()}
     return oracle.everything()
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(scope="module", params=NAMES)
 def dumped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dumped]:
     name: str = request.param
     # More than there is memory, and pages of 2 MiB: as many as are used and restored at the same time.
@@ -90,14 +89,26 @@ def passes(program: Program, directory: pathlib.Path) -> None:
         restored.close()
 
 
+def pages_of(pagemap: pathlib.Path) -> str:
+    """The name of its pages file, by the bytes of its head: magic, magic, length, tag of field 1, a small number."""
+    head = pagemap.read_bytes()[8:14]
+    assert head[:5] == b"\x02\0\0\0\x08"
+    assert head[5] < 128
+    return f"pages-{head[5]}.img"
+
+
 def witnesses() -> list[tuple[int, ...]]:
     return [oracle.values(semid, row["nsems"]) for semid, row in oracle.table("sem").items() if row["key"] == WITNESS]
 
 
 def test_criu_ipcimg(dumped: Dumped, tmp_path: pathlib.Path) -> None:
     """CRIU → ipcimg"""
-    shown = run(SHOW, dumped.criu).stdout.split()
-    assert set(dumped.program.ids) <= set(shown)
+    shown = run(SHOW, dumped.criu).stdout
+    for what, kind in (("Shared memory segments", "shm"), ("Message queues", "msg"), ("Semaphore sets", "sem")):
+        rows = dumped.held[kind]
+        _, _, table = shown.partition(f"\n{what}\n")
+        ids = [line.split()[1] for line in table.partition("\n\n")[0].splitlines()[1:]]
+        assert ids == [str(number) for number in rows], kind  # type: ignore[attr-defined]
     with restored_into_a_new_one(dumped.criu, tmp_path / "pin") as restored:
         dumped.program.check_in(restored.path)
     with restored_into_a_new_one(dumped.criu, tmp_path / "pin") as restored:
@@ -106,8 +117,10 @@ def test_criu_ipcimg(dumped: Dumped, tmp_path: pathlib.Path) -> None:
 
 def test_ipcimg_criu(dumped: Dumped) -> None:
     """ipcimg → CRIU"""
-    kept = [path for path in dumped.criu.iterdir() if not path.name.startswith(("ipcns-", "pagemap-shmem-", "pages-"))]
-    assert {"inventory.img", "stats-dump"} <= {path.name for path in kept}
+    of_set = {path.name for path in dumped.criu.iterdir() if path.name.startswith(("ipcns-", "pagemap-shmem-"))}
+    of_set |= {pages_of(dumped.criu / name) for name in of_set if name.startswith("pagemap-")}
+    kept = [path for path in dumped.criu.iterdir() if path.name not in of_set]
+    assert {"inventory.img", "stats-dump", "pages-1.img"} <= {path.name for path in kept}
     for path in kept:
         assert path.read_bytes() == (dumped.ours / path.name).read_bytes(), path.name
     passes(dumped.program, dumped.ours)
