@@ -155,6 +155,7 @@ def test_full_disk(dumped: Path, source: Namespace, small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_disk_full_at_any_place(source: Namespace, small_disk: Path) -> None:
     """However little is missing: no set, and a clear line."""
     source.do(lambda: oracle.queue(0x1234, messages=[(1, b"x" * 1000)] * 16))
@@ -189,6 +190,7 @@ def test_read_only_disk(dumped: Path, source: Namespace, small_disk: Path) -> No
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.exhaustive
 def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, signum: int) -> None:
     """A signal in the middle: the dump leaves no directory, the restore an empty namespace with its settings."""
     source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(1000)])
