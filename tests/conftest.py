@@ -20,6 +20,7 @@ _TOO_SLOW = pytest.mark.skip(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fidelity(row): the test is for this row of the table of fidelity")
+    config.addinivalue_line("markers", "slow: takes long on an emulated processor; tools/vm runs it when it is named")
     config.addinivalue_line("markers", "exhaustive: tries so many cases that an emulated processor would take hours")
 
 

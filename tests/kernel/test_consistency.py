@@ -187,6 +187,7 @@ def test_attached_segments_are_read_twice(source: Namespace, tmp_path: Path) -> 
         user.communicate("\n")
 
 
+@pytest.mark.slow
 def test_objects_in_use(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """Their user may be off the processor for as long as one dump takes, but not for five."""
     in_use = (
@@ -202,6 +203,7 @@ def test_objects_in_use(source: Namespace, racer: Path, tmp_path: Path) -> None:
     assert any(re.fullmatch(in_use, line) for line in lines), lines
 
 
+@pytest.mark.slow
 def test_allow_inconsistent(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """The dump is made, says what moved, and can be restored."""
     source.do(something_to_read)
@@ -251,6 +253,7 @@ def churning(namespace: Namespace) -> Iterator[None]:
             user.kill()
 
 
+@pytest.mark.slow
 def test_visitors_of_a_segment(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """Whoever attaches it for a moment only, while it is read or between, is noticed."""
     with racing(racer, source, "visits"):
@@ -270,6 +273,7 @@ def test_settings_that_change(source: Namespace) -> None:
         source.do(lambda: oracle.set_variable("kernel/msgmnb", 12345))
 
 
+@pytest.mark.slow
 def test_objects_that_come_and_go(source: Namespace, tmp_path: Path) -> None:
     """They are noticed; the dump is tried again, and told as inconsistent where that is allowed."""
     source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(20)])
@@ -354,6 +358,7 @@ def test_processes_that_are_born_all_the_time(source: Namespace) -> None:
         user.wait()
 
 
+@pytest.mark.slow
 def test_execve_beside_threads(source: Namespace, racer: Path) -> None:
     """The thread that calls it waits for all others to be gone, and whoever seizes one waits for that thread."""
     stopped = 0
@@ -404,6 +409,7 @@ def test_names_that_are_no_text(source: Namespace) -> None:
             user.kill()
 
 
+@pytest.mark.slow
 def test_a_signal_is_not_lost(source: Namespace, tmp_path: Path) -> None:
     """Those that come before, while and after a process is stopped all arrive."""
     program = (
@@ -458,6 +464,7 @@ def test_sigkill_lets_everybody_go(source: Namespace, racer: Path, how: str, who
             assert time.monotonic() < until
 
 
+@pytest.mark.slow
 def test_what_is_left_frozen_is_thawed(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """Killed together with the freezer, as by cgroup.kill, a dump leaves a cgroup frozen, and a mark on it."""
     for how in ("recover", "dump"):
@@ -514,6 +521,7 @@ def test_cgroups(source: Namespace, racer: Path) -> None:
             other.kill()
 
 
+@pytest.mark.slow
 def test_attached_from_outside(source: Namespace, racer: Path, tmp_path: Path) -> None:
     """Who has left the namespace and kept a segment is not stopped; the segment is read twice."""
     source.do(something_to_read)

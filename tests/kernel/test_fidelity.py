@@ -63,6 +63,7 @@ def test_messages_of_any_size(source: Namespace, target: Namespace, tmp_path: Pa
 
 @row("long messages")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.slow
 def test_msgmax_comes_back_after_a_signal(source: Namespace, tmp_path: Path, signum: int) -> None:
     def fill() -> None:
         oracle.set_variable("kernel/msgmnb", 64 << 20)
@@ -135,6 +136,7 @@ def test_creators(source: Namespace, target: Namespace, tmp_path: Path) -> None:
 
 @row("creator")
 @pytest.mark.parametrize("capability", [6, 7, 15], ids=["CAP_SETGID", "CAP_SETUID", "CAP_IPC_OWNER"])
+@pytest.mark.slow
 def test_creators_without_the_right(source: Namespace, target: Namespace, tmp_path: Path, capability: int) -> None:
     """Restored all the same, with a warning; --strict refuses, and leaves nothing behind."""
     source.do(fill_created)
@@ -349,6 +351,7 @@ def test_segment_larger_than_memory(source: Namespace, target: Namespace, tmp_pa
 # ---- two at once -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_ipcimg_at_a_time(source: Namespace, tmp_path: Path) -> None:
     """Each would take the settings that the other has changed for a time for the real ones."""
     source.do(lambda: oracle.queue(1))
@@ -366,6 +369,7 @@ def test_one_ipcimg_at_a_time(source: Namespace, tmp_path: Path) -> None:
 
 @row("shm_rmid_forced")
 @row("SHM_DEST")
+@pytest.mark.slow
 def test_two_holders(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
     """Neither takes the other for a user; when one has let go the other stays."""
     ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
@@ -412,6 +416,7 @@ def test_signal_in_the_last_step(removed: Namespace, target: Namespace, tmp_path
     assert target.users() == []
 
 
+@pytest.mark.slow
 def test_warnings_that_nobody_reads(source: Namespace, tmp_path: Path) -> None:
     """They change nothing else: neither whether COMMAND is run nor the status."""
     source.do(lambda: oracle.semaphores(1, [1]))
@@ -447,6 +452,7 @@ AMBIENT = "+sys_admin,+checkpoint_restore,+ipc_owner,+dac_override,+sys_ptrace,+
 
 
 @row("creator")
+@pytest.mark.slow
 def test_somebody_with_ambient_capabilities(source: Namespace, tmp_path: Path) -> None:
     """Who is not root loses them with the effective ids; the command is to have them."""
     source.do(fill_created)
@@ -462,6 +468,7 @@ def test_somebody_with_ambient_capabilities(source: Namespace, tmp_path: Path) -
 
 
 @row("SHM_DEST")
+@pytest.mark.slow
 def test_who_ignores_sigchld(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
     removed.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
     ignoring = ("perl", "-e", "$SIG{CHLD} = 'IGNORE'; exec @ARGV", *IPCIMG)
@@ -474,6 +481,7 @@ def test_who_ignores_sigchld(removed: Namespace, target: Namespace, tmp_path: Pa
 
 
 @row("SHM_DEST")
+@pytest.mark.slow
 def test_holder_of_a_command_ends_after_it(removed: Namespace, tmp_path: Path) -> None:
     """Nobody else can ever get into its namespace; but children of the command are in it as well."""
     ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")

@@ -130,6 +130,7 @@ def test_extended_ids(
 
 @same_index
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_extended_ids_are_refused(
     source: Namespace, target: Namespace, tmp_path: Path, extended: bool, kind: str, ids: tuple[int, int]
 ) -> None:

@@ -46,6 +46,7 @@ PARTS: list[tuple[list[str], Ids]] = [
 
 
 @pytest.mark.parametrize(("options", "wanted"), PARTS, ids=[" ".join(options) for options, _ in PARTS])
+@pytest.mark.slow
 def test_part(
     source: Namespace, make_namespace: Callable[[], Namespace], tmp_path: Path, options: list[str], wanted: Ids
 ) -> None:
@@ -209,6 +210,7 @@ def test_diff_with_nothing(tmp_path: Path, source: Namespace, name: str) -> None
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_status_of_diff(source: Namespace, tmp_path: Path) -> None:
     """1 is for differences alone, and they are told by the status even if nobody reads them."""
     source.do(lambda: oracle.queue(1))

@@ -17,6 +17,8 @@ from ..commands import IPCIMG, ipcimg, refused, run
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.slow
+
 
 def fill() -> None:
     for n in range(500):

@@ -20,6 +20,8 @@ from ..commands import IPCIMG, ipcimg, refused, run
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.slow
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -89,6 +89,7 @@ def test_criu_set_through_the_kernel(target: Namespace, tmp_path: Path, name: st
         assert image.read_bytes() == (out / image.name).read_bytes(), image.name
 
 
+@pytest.mark.slow
 def test_more_than_256_of_each(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     def fill_many() -> None:
         for n in range(300):

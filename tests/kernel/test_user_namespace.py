@@ -143,6 +143,7 @@ def test_from_outside(mapped: Callable[[int], Mapped], target: Namespace, tmp_pa
 @row("no mapping")
 @pytest.mark.parametrize("kind", ["msg", "sem", "shm"])
 @pytest.mark.parametrize("whose", ["owner", "creator"])
+@pytest.mark.slow
 def test_no_mapping_in_the_target(
     mapped: Callable[[int], Mapped], source: Namespace, tmp_path: Path, kind: str, whose: str
 ) -> None:

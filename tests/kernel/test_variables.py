@@ -136,6 +136,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_the_machine_s_own_settings(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """They are not written, not even for the time, unless --vars asks for it. Another namespace plays its part."""
     source.do(lambda: oracle.queue(1, messages=[(1, b"fits")]))
