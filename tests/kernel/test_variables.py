@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from ..commands import ipcimg, refused, run, same
 from ..fidelity import row
 from . import oracle
