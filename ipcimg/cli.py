@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write everything in an IPC namespace into an image directory.",
     )
     _add_namespace(dump, "namespace to dump")
-    _add_directory(dump).add_argument(
+    place = dump.add_mutually_exclusive_group(required=True)
+    _add_directory(dump, place)
+    place.add_argument(
         "--criu-set",
         metavar="DIR",
         help="put the images in the place of CRIU's in DIR, into which it has dumped the processes: "
@@ -216,11 +218,11 @@ def _add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._Mutu
     return group
 
 
-def _add_directory(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory")
+def _add_directory(parser: argparse.ArgumentParser, among: argparse._MutuallyExclusiveGroup | None = None) -> None:
+    """The image directory: required, or one of several ways to name it."""
+    directory = parser if among is None else among
+    directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help="the image directory")
     parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
-    return group
 
 
 def _add_frozen(parser: argparse.ArgumentParser) -> None:

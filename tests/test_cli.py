@@ -30,7 +30,7 @@ def show_refused(*arguments: object) -> str:
     [
         ([], "required: COMMAND"),
         (["undo"], "invalid choice: 'undo'"),
-        (["dump"], "required: -D/--images-dir"),
+        (["dump"], "one of the arguments -D/--images-dir --criu-set is required"),
         (["dump", "-D"], "expected one argument"),
         (["dump", "-D", "x", "-t", "1", "--ipc-ns", "y"], "not allowed with argument"),
         (["dump", "-D", "x", "-t", "one"], "'one' is not a number from 0 to 4294967295"),
