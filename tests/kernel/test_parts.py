@@ -122,7 +122,8 @@ def test_into_free_ids(source: Namespace, target: Namespace, tmp_path: Path) -> 
     source.do(fill)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     target.do(lambda: oracle.queue(0x77, messages=[(1, b"mine")]))  # takes id 0; the kernel's next is 1
-    target.do(lambda: oracle.segment(0x77, PAGE, wanted=32768 + 1))
+    other = (1 << 24) + 1  # has the index of 1, also with ipcmni_extend
+    target.do(lambda: oracle.segment(0x77, PAGE, wanted=other))
     before = target.do(oracle.variables)
     done = run(IPCIMG, "restore", "-t", target.pid, "-D", tmp_path / "d", status=1)
     assert done.stderr.count("that id is taken") == done.stderr.count("\n") == 2
@@ -130,7 +131,7 @@ def test_into_free_ids(source: Namespace, target: Namespace, tmp_path: Path) -> 
     new = json.loads(done.stdout)["new_ids"]
     assert {kind: list(map(int, of)) for kind, of in new.items()} == {"msg": [0], "sem": [], "shm": [1]}
     msqid, shmid = new["msg"]["0"], new["shm"]["1"]
-    assert target.do(ids) == {"msg": sorted([0, 1, msqid]), "sem": [0, 1], "shm": sorted([0, 32769, shmid])}
+    assert target.do(ids) == {"msg": sorted([0, 1, msqid]), "sem": [0, 1], "shm": sorted([0, other, shmid])}
     assert target.do(oracle.variables) == before
     assert target.do(lambda: oracle.receive_all(msqid)) == [(1, b"0"), (9, b"last")]
     assert target.do(lambda: oracle.receive_all(0)) == [(1, b"mine")]
