@@ -434,6 +434,11 @@ class ImageExtent:
         self.image.read_into(view, self.position + start)
 
 
+def decode_segment_entries(image: ImageFile, page_size: int) -> Iterator[model.SharedMemory]:
+    """As decode_segments(), where pages in files of their own do not matter: such a segment has no extents."""
+    return decode_segments(image, lambda shmid, end: (), page_size)
+
+
 def decode_segments(
     image: ImageFile, extents_of: Callable[[int, int], Iterable[model.Extent]], page_size: int
 ) -> Iterator[model.SharedMemory]:
@@ -547,6 +552,13 @@ def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.p
             )
         end = entry.vaddr + pages * page_size
         yield PageRun(entry.vaddr, pages, bool(flags & PE_PARENT), start), entry
+
+
+def decode_pagemap_entries(image: ImageFile, page_size: int) -> Iterator[int | PageRun]:
+    """The entries of a page map: first the number of the pages file, then the runs. Raises ImageError."""
+    pages_id, runs = decode_pagemap(image, page_size)
+    yield pages_id
+    yield from runs
 
 
 # ---- a dump of CRIU's: ids-PID.img, inventory.img -------------------------------------------

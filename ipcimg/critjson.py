@@ -114,9 +114,7 @@ def _manifest_entries(image: ImageFile, _: int) -> Iterator[_Entry]:
 
 _ENTRIES: dict[str, Callable[[ImageFile, int], Iterator[_Entry]]] = {
     "IPC_VAR": _variables_entries,
-    "IPCNS_SHM": lambda image, page_size: map(
-        _segment_entry, codec.decode_segments(image, lambda shmid, end: (), page_size)
-    ),
+    "IPCNS_SHM": lambda image, page_size: map(_segment_entry, codec.decode_segment_entries(image, page_size)),
     "IPCNS_MSG": lambda image, _: map(_queue_entry, codec.decode_queues(image)),
     "IPCNS_SEM": lambda image, _: map(_semaphore_entry, codec.decode_semaphores(image)),
     "PAGEMAP": _pagemap_entries,

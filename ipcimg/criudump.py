@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import mmap
 import os
@@ -149,18 +150,17 @@ class Replacement:
     def _queues(self) -> Iterator[model.MessageQueue]:
         variables = self._contents.variables
         for one in self._note("msg", self._contents.queues):
-            sizes: list[int] = []
-            messages = _measured(one.messages, sizes)
-            yield model.MessageQueue(one.permissions, one.qbytes, one.qnum, messages, one.facts, one.size, one.longest)
-            longest, most = max(sizes, default=0), min(_LONGEST, variables.msg_ctlmax)
-            if longest > most:
+            measured = _Measured(one.messages)
+            yield dataclasses.replace(one, messages=measured)
+            most = min(_LONGEST, variables.msg_ctlmax)
+            if measured.longest > most:
                 self._unfit.append(
-                    f"{one.permissions.named('msg')}: a message of {longest} bytes, and the most is {most}"
+                    f"{one.permissions.named('msg')}: a message of {measured.longest} bytes, and the most is {most}"
                 )
-            if sum(sizes) > variables.msg_ctlmnb:
+            if measured.size > variables.msg_ctlmnb:
                 self._unfit.append(
-                    f"{one.permissions.named('msg')}: {sum(sizes)} bytes of messages, and its qbytes will be msgmnb, "
-                    f"{variables.msg_ctlmnb}"
+                    f"{one.permissions.named('msg')}: {measured.size} bytes of messages, and its qbytes will be "
+                    f"msgmnb, {variables.msg_ctlmnb}"
                 )
 
     def _semaphores(self) -> Iterator[model.SemaphoreSet]:
@@ -179,7 +179,7 @@ class Replacement:
 def _objects(directory: ImageDirectory, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
     """What CRIU has dumped."""
     decoders: dict[str, Callable[[ImageFile], Iterator[model.Object]]] = {
-        "shm": lambda image: codec.decode_segments(image, lambda shmid, end: (), mmap.PAGESIZE),
+        "shm": lambda image: codec.decode_segment_entries(image, mmap.PAGESIZE),
         "msg": codec.decode_queues,
         "sem": codec.decode_semaphores,
     }
@@ -189,7 +189,15 @@ def _objects(directory: ImageDirectory, ns_id: int) -> Iterator[tuple[str, model
             yield from ((kind, one.permissions) for one in decode(directory.image(name)))
 
 
-def _measured(messages: Iterable[model.Message], sizes: list[int]) -> Iterator[model.Message]:
-    for message in messages:
-        sizes.append(len(message.body))
-        yield message
+class _Measured:
+    """Messages, of which is known how long they are when they have been iterated."""
+
+    def __init__(self, messages: Iterable[model.Message]) -> None:
+        self._messages = messages
+        self.size = self.longest = 0  # bytes, of all and of one
+
+    def __iter__(self) -> Iterator[model.Message]:
+        for message in self._messages:
+            self.size += len(message.body)
+            self.longest = max(self.longest, len(message.body))
+            yield message

@@ -67,10 +67,10 @@ def dump(
             os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set
         ) as out:
             with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
-                replacement = criudump.Replacement(found.contents)
-                contents = replacement.noted() if criu_set else found.contents
+                replacement = criudump.Replacement(found.contents) if criu_set and not force else None
+                contents = found.contents if replacement is None else replacement.noted()
                 counts = imageset.write(contents, out, criu_exact=criu_exact)
-            if criu_set and not force:
+            if replacement is not None:
                 replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
             imageset.finish(out, counts, selection=only, consistency=found.consistency)

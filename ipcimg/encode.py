@@ -90,19 +90,13 @@ def _pagemap(document: Document, file: BinaryIO) -> None:
         encoder.add_fields(entry)
 
 
-def _decoded_pagemap(image: ImageFile) -> Iterator[object]:
-    pages_id, runs = codec.decode_pagemap(image, _PAGE)
-    yield pages_id
-    yield from runs
-
-
 # For each kind its encoder, and a decoder that yields something for each entry.
 _KINDS: dict[str, tuple[Callable[[Document, BinaryIO], None], Callable[[ImageFile], Iterable[object]]]] = {
     "IPC_VAR": (_variables, lambda image: [codec.decode_variables(image)]),
-    "IPCNS_SHM": (_segments, lambda image: codec.decode_segments(image, lambda shmid, end: (), _PAGE)),
+    "IPCNS_SHM": (_segments, lambda image: codec.decode_segment_entries(image, _PAGE)),
     "IPCNS_MSG": (_queues, codec.decode_queues),
     "IPCNS_SEM": (_semaphores, codec.decode_semaphores),
-    "PAGEMAP": (_pagemap, _decoded_pagemap),
+    "PAGEMAP": (_pagemap, lambda image: codec.decode_pagemap_entries(image, _PAGE)),
 }
 
 

@@ -416,7 +416,7 @@ def _files_of(directory: ImageDirectory, ns_id: int, *, whole: bool) -> set[str]
     files = {name for name in own if directory.has(name)}
     if kind_name("shm", ns_id) in files:
         image = directory.image(kind_name("shm", ns_id))
-        for segment in codec.decode_segments(image, lambda shmid, end: (), PAGE_SIZE):
+        for segment in codec.decode_segment_entries(image, PAGE_SIZE):
             name = pagemap_name(segment.permissions.id)
             inline = any(True for _ in segment.extents)  # then a page map of that id is somebody else's
             if whole and not inline and not directory.has(name):

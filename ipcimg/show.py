@@ -291,21 +291,11 @@ def _decoded(decode: Callable[[ImageFile, int], Iterator[Any]]) -> _Decode:
     return lambda image, page_size: model.Again(lambda: decode(image, page_size))
 
 
-def _pagemap(image: ImageFile, page_size: int) -> Iterator[object]:
-    pages_id, runs = codec.decode_pagemap(image, page_size)
-    yield pages_id
-    yield from runs
-
-
-def _segments(image: ImageFile, page_size: int) -> Iterator[model.SharedMemory]:
-    return codec.decode_segments(image, lambda shmid, end: (), page_size)
-
-
 _KINDS = {
     "IPC_VAR": _Kind(_one(codec.decode_variables), _variables_text),
-    "IPCNS_SHM": _Kind(_decoded(_segments), _segments_text),
+    "IPCNS_SHM": _Kind(_decoded(codec.decode_segment_entries), _segments_text),
     "IPCNS_MSG": _Kind(_decoded(lambda image, _: codec.decode_queues(image)), _queues_text),
     "IPCNS_SEM": _Kind(_decoded(lambda image, _: codec.decode_semaphores(image)), _semaphores_text),
-    "PAGEMAP": _Kind(_decoded(_pagemap), _pagemap_text),
+    "PAGEMAP": _Kind(_decoded(codec.decode_pagemap_entries), _pagemap_text),
     "IPCIMG_MANIFEST": _Kind(_one(codec.decode_manifest), _manifest_text),
 }

@@ -73,7 +73,7 @@ class Program:
         self.said = len(line)
         self.namespace = Enterable(f"/proc/{self.pid}/ns/ipc")
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End it and its children, if they have not ended."""
         _end_session(self.pid)
         self._process.wait()

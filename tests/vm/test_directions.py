@@ -30,15 +30,13 @@ class Dumped:
         self.scratch, self.criu, self.ours = scratch, scratch / "criu", scratch / "ours"
         self.criu.mkdir()
         self.program = Program(name, scratch)
-        try:
+        with contextlib.closing(self.program):
             criu("dump", self.criu, "-t", self.program.pid, "--leave-stopped")
             copy(self.criu, self.ours)
             self.program.namespace.do(lambda: oracle.semaphores(WITNESS, VALUES))
             ipcimg("dump", "-t", self.program.pid, "--criu-set", self.ours, "--frozen-by-caller")
             self.program.namespace.do(self._forget_witness)
             self.held = self.program.namespace.do(contents)
-        finally:
-            self.program.kill()
 
     @staticmethod
     def _forget_witness() -> None:
@@ -81,12 +79,9 @@ def restored_into_a_new_one(directory: pathlib.Path, pin: pathlib.Path) -> Itera
 
 def passes(program: Program, directory: pathlib.Path) -> None:
     """Have criu restore the program, which then says that all is as it was."""
-    restored = program.restore(directory)
-    try:
+    with contextlib.closing(program.restore(directory)) as restored:
         assert restored.namespace.do(witnesses) == [VALUES]
         assert restored.finish() == "PASS\n"
-    finally:
-        restored.close()
 
 
 def pages_of(pagemap: pathlib.Path) -> str:

@@ -22,22 +22,28 @@ COMMON_MAGIC = bytes.fromhex("19435654")
 @contextlib.contextmanager
 def stopped(name: str, scratch: Path) -> Iterator[tuple[Program, Path]]:
     """A program that CRIU has dumped and left stopped, and the image directory."""
-    program = Program(name, scratch)
-    try:
-        directory = scratch / "criu"
-        directory.mkdir()
+    with started(name, scratch) as (program, directory):
         criu("dump", directory, "-t", program.pid, "--leave-stopped")
         yield program, directory
-    finally:
-        program.kill()
+
+
+@contextlib.contextmanager
+def started(name: str, scratch: Path) -> Iterator[tuple[Program, Path]]:
+    """A program that runs, and an empty image directory for it."""
+    directory = scratch / "criu"
+    directory.mkdir()
+    with contextlib.closing(Program(name, scratch)) as program:
+        yield program, directory
+
+
+def verdict(program: Program, directory: Path) -> str:
+    """What the program says when criu has restored it."""
+    with contextlib.closing(program.restore(directory)) as restored:
+        return restored.finish()
 
 
 def passes(program: Program, directory: Path) -> None:
-    restored = program.restore(directory)
-    try:
-        assert restored.finish() == "PASS\n"
-    finally:
-        restored.close()
+    assert verdict(program, directory) == "PASS\n"
 
 
 def of_set(directory: Path) -> dict[str, Path]:
@@ -119,8 +125,7 @@ def test_first_format(tmp_path: Path) -> None:
 
 def test_chain(tmp_path: Path) -> None:
     """Two dumps, of which the second has only those pages of the processes that have changed."""
-    program = Program("shm", tmp_path)
-    try:
+    with contextlib.closing(Program("shm", tmp_path)) as program:
         first, second, again = tmp_path / "1", tmp_path / "2", tmp_path / "3"
         first.mkdir()
         second.mkdir()
@@ -133,12 +138,20 @@ def test_chain(tmp_path: Path) -> None:
         ipcimg("dump", "-t", program.pid, "--criu-set", again, "--frozen-by-caller")
         assert os.readlink(again / "parent") == "../1"
         same(second, again, "--only", "shm,msg,sem")
-    finally:
-        program.kill()
     runs = [run for pagemap in second.glob("pagemap-shmem-*.img") for run in entries(pagemap)[1:]]
     assert {run["flags"] for run in runs} == {4}  # of segments this CRIU writes all pages again
     passes(program, second)
     passes(program, again)
+
+
+def change_pagemaps(directory: Path, into: Path, scratch: Path, change: Callable[[dict[str, int]], None]) -> None:
+    """Write the page maps of segments into a directory, each entry changed, by way of JSON."""
+    for pagemap in directory.glob("pagemap-shmem-*.img"):
+        document = json.loads(run(SHOW, "--json", pagemap).stdout)
+        for one in document["entries"][1:]:
+            change(one)
+        scratch.write_text(json.dumps(document))
+        ipcimg("encode", "--force", scratch, into / pagemap.name)
 
 
 @pytest.mark.parametrize("fields", [{"flags": 1}, {"in_parent": True}, {"in_parent": True, "flags": 4}], ids=str)
@@ -150,40 +163,33 @@ def test_in_parent(fields: dict[str, int], tmp_path: Path) -> None:
     parent.mkdir()
     (child / "parent").symlink_to("../parent")
     for pagemap in child.glob("pagemap-shmem-*.img"):
-        document = json.loads(run(SHOW, "--json", pagemap).stdout)
-        pages = child / f"pages-{document['entries'][0]['pages_id']}.img"
+        pages = child / f"pages-{entries(pagemap)[0]['pages_id']}.img"
         pages.rename(parent / pages.name)
         pages.touch()
         pagemap.rename(parent / pagemap.name)
-        for one in document["entries"][1:]:
-            del one["flags"]
-            one |= fields
-        (tmp_path / "json").write_text(json.dumps(document))
-        ipcimg("encode", tmp_path / "json", pagemap)
+
+    def elsewhere(one: dict[str, int]) -> None:
+        del one["flags"]
+        one |= fields
+
+    change_pagemaps(parent, child, tmp_path / "json", elsewhere)
     same(directory, child)
     passes(program, child)
 
 
 def test_pre_dump(tmp_path: Path) -> None:
     """It has pages alone, and of no segment of an IPC namespace."""
-    program = Program("shm", tmp_path)
-    try:
-        directory = tmp_path / "1"
-        directory.mkdir()
+    with started("shm", tmp_path) as (program, directory):
         criu("pre-dump", directory, "-t", program.pid, "--track-mem")
         assert list(directory.glob("ipcns-*")) == []
         line = refused("dump", "-t", program.pid, "--criu-set", directory, "--force")
         assert line.startswith(f"image directory {directory}: ")
-    finally:
-        program.kill()
 
 
 def test_post_dump(tmp_path: Path) -> None:
     """criu itself calls ipcimg, when its own images are there and the processes are still stopped."""
-    program = Program("shm", tmp_path)
-    try:
-        directory, script = tmp_path / "criu", tmp_path / "script"
-        directory.mkdir()
+    with started("shm", tmp_path) as (program, directory):
+        script = tmp_path / "script"
         command = shlex.join([*IPCIMG, "dump", "--frozen-by-caller", "-t"])
         script.write_text(
             f"#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = post-dump ] || exit 0\ncd {shlex.quote(os.getcwd())}\n"
@@ -191,8 +197,6 @@ def test_post_dump(tmp_path: Path) -> None:
         )
         script.chmod(0o755)
         criu("dump", directory, "-t", program.pid, "--action-script", script)
-    finally:
-        program.kill()
     assert list(directory.glob("ipcimg-manifest-*.img")), (tmp_path / "said").read_text()
     assert {"inventory.img", "stats-dump"} <= {path.name for path in directory.iterdir()}
     passes(program, directory)
@@ -200,16 +204,11 @@ def test_post_dump(tmp_path: Path) -> None:
 
 def test_namespace_of_criu_itself(tmp_path: Path) -> None:
     """CRIU says nothing and dumps no IPC namespace; so there is no place for ours."""
-    program = Program("queues", tmp_path)
-    try:
-        directory = tmp_path / "criu"
-        directory.mkdir()
+    with started("queues", tmp_path) as (program, directory):
         criu("dump", directory, "-t", program.pid, "--leave-stopped", namespace=program.namespace.path)
         assert list(directory.glob("ipcns-*")) == []
         line = refused("dump", "-t", program.pid, "--criu-set", directory)
         assert "were in criu's own IPC namespace, of which it dumps and restores nothing" in line
-    finally:
-        program.kill()
 
 
 def test_compressed(tmp_path: Path) -> None:
@@ -227,16 +226,6 @@ def test_compressed(tmp_path: Path) -> None:
     assert "fields [6], as CRIU after 4.2 writes for compressed pages" in line
 
 
-def change_pagemaps(directory: Path, scratch: Path, change: Callable[[dict[str, int]], None]) -> None:
-    """Change each entry of the page maps of segments, by way of JSON."""
-    for pagemap in directory.glob("pagemap-shmem-*.img"):
-        document = json.loads(run(SHOW, "--json", pagemap).stdout)
-        for one in document["entries"][1:]:
-            change(one)
-        scratch.write_text(json.dumps(document))
-        ipcimg("encode", "--force", scratch, pagemap)
-
-
 def test_counts_in_field_2_alone(tmp_path: Path) -> None:
     """As CRIU up to 4.1 writes them, and crit of 3.17.1 shows them."""
 
@@ -245,7 +234,7 @@ def test_counts_in_field_2_alone(tmp_path: Path) -> None:
 
     with stopped("shm-unaligned", tmp_path) as (program, directory):
         ipcimg("dump", "-t", program.pid, "--criu-set", directory, "--frozen-by-caller")
-    change_pagemaps(directory, tmp_path / "json", older)
+    change_pagemaps(directory, directory, tmp_path / "json", older)
     passes(program, directory)
 
 
@@ -257,12 +246,8 @@ def test_counts_in_field_5_alone(tmp_path: Path) -> None:
 
     with stopped("shm-unaligned", tmp_path) as (program, directory):
         ipcimg("dump", "-t", program.pid, "--criu-set", directory, "--frozen-by-caller")
-    change_pagemaps(directory, tmp_path / "json", newer)
-    restored = program.restore(directory)
-    try:
-        assert restored.finish().startswith("FAIL: ")
-    finally:
-        restored.close()
+    change_pagemaps(directory, directory, tmp_path / "json", newer)
+    assert verdict(program, directory).startswith("FAIL: ")
 
 
 def long_message() -> None:

@@ -83,6 +83,13 @@ static void expect_permissions(const struct ipc_perm *perm, key_t key, unsigned 
 		FAIL("key %#x, mode %o, uid %u, gid %u", perm->__key, perm->mode, perm->uid, perm->gid);
 }
 
+static void *attach(int id, int flags)
+{
+	void *address = shmat(id, NULL, flags);
+	EXPECT(address != (void *)-1);
+	return address;
+}
+
 static void operate(int id, int number, int change)
 {
 	struct sembuf operation = { .sem_num = number, .sem_op = change };

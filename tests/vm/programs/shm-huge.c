@@ -10,8 +10,7 @@ static unsigned char *address;
 static void make(void)
 {
 	note(shmget(0x46, size, IPC_CREAT | IPC_EXCL | SHM_NORESERVE | 0600));
-	address = shmat(ids[0], NULL, 0);
-	EXPECT(address != (void *)-1);
+	address = attach(ids[0], 0);
 	for (int n = 0; n < USED; n++)
 		fill(address + used[n], PAGE, n);
 }
@@ -23,8 +22,7 @@ static void check(void)
 	EXPECT(!shmctl(ids[0], IPC_STAT, &ds));
 	EXPECT(ds.shm_segsz == size);
 	if (!same_process)
-		address = shmat(ids[0], NULL, 0);
-	EXPECT(address != (void *)-1);
+		address = attach(ids[0], 0);
 	for (int n = 0; n < USED; n++) {
 		expect_filled(address + used[n], PAGE, n);
 		if (n + 1 < USED && used[n + 1] > used[n] + PAGE) /* in between there are holes */

@@ -4,20 +4,13 @@
 enum { HUGE = 2 << 20, COUNT = 3 };
 static unsigned char *address;
 
-static void *attach(int n)
-{
-	void *at = shmat(ids[n], NULL, 0);
-	EXPECT(at != (void *)-1);
-	return at;
-}
-
 static void make(void)
 {
 	for (int n = 0; n < COUNT; n++)
 		note(shmget(0x700 + n, 2 * HUGE, IPC_CREAT | IPC_EXCL | SHM_HUGETLB | 0600));
-	address = attach(0);
+	address = attach(ids[0], 0);
 	fill(address + 4096, HUGE - 4096, 1);
-	unsigned char *other = attach(1);
+	unsigned char *other = attach(ids[1], 0);
 	fill(other + HUGE, HUGE, 2);
 	EXPECT(!shmdt(other));
 }
@@ -32,11 +25,11 @@ static void check(void)
 		EXPECT(ds.shm_segsz == 2 * HUGE);
 	}
 	if (!same_process)
-		address = attach(0);
+		address = attach(ids[0], 0);
 	expect_zeros(address, 4096);
 	expect_filled(address + 4096, HUGE - 4096, 1);
 	expect_zeros(address + HUGE, HUGE);
-	unsigned char *other = attach(1);
+	unsigned char *other = attach(ids[1], 0);
 	expect_zeros(other, HUGE);
 	expect_filled(other + HUGE, HUGE, 2);
 	/* Its pages are huge: a part of one is not unmapped. */

@@ -7,8 +7,7 @@ static const int protections[PAGES] = { PROT_READ | PROT_WRITE, PROT_READ, PROT_
 
 static void make(void)
 {
-	address = shmat(note(shmget(0x3b, PAGES * PAGE, IPC_CREAT | IPC_EXCL | 0600)), NULL, 0);
-	EXPECT(address != (void *)-1);
+	address = attach(note(shmget(0x3b, PAGES * PAGE, IPC_CREAT | IPC_EXCL | 0600)), 0);
 	for (int n = 0; n < PAGES; n++) {
 		if (n != 4)
 			fill(address + n * PAGE, PAGE, n);
@@ -43,8 +42,7 @@ static void check(void)
 		}
 		EXPECT(!mprotect(address, PAGES * PAGE, PROT_READ | PROT_WRITE));
 	} else {
-		address = shmat(ids[0], NULL, 0);
-		EXPECT(address != (void *)-1);
+		address = attach(ids[0], 0);
 	}
 	EXPECT(shmget(0x3b, 0, 0) == ids[0]);
 	for (int n = 0; n < PAGES; n++) {

@@ -9,13 +9,6 @@ static pid_t child;
 static unsigned char *shared, *again;
 static const unsigned char *read_only;
 
-static void *attach(int id, int flags)
-{
-	void *address = shmat(id, NULL, flags);
-	EXPECT(address != (void *)-1);
-	return address;
-}
-
 static void make(void)
 {
 	note(semget(0x5a, 2, IPC_CREAT | IPC_EXCL | 0600));
