@@ -46,7 +46,7 @@ enum {
 #define STEPS_MOST (40L << 20)
 #define STEPS_EACH 256L /* what a message costs beside its place in the list */
 
-/* Why a loop has stopped, beside errno's numbers. */
+/* Why a loop has stopped, beside errno's numbers: as in loops.py. */
 enum { FULL = -1, ODD = -2, OTHER_ID = -3 };
 
 /* ---- varints ----------------------------------------------------------------------------------------------------- */
@@ -113,18 +113,20 @@ static int get_inner(struct span *from, unsigned number, struct span *inner)
     return 1;
 }
 
-/* The entry at from, which is moved behind it. */
+/* The entry at from, which is moved behind it. Gives 0, FULL where it goes on behind the end, or ODD. */
 static int get_entry(struct span *from, struct span *entry)
 {
     uint32_t length;
     if (from->end - from->at < 4)
-        return 0;
+        return FULL;
     memcpy(&length, from->at, 4);
-    if (length > PLAIN_MOST || length > from->end - from->at - 4)
-        return 0;
+    if (length > PLAIN_MOST)
+        return ODD;
+    if (length > from->end - from->at - 4)
+        return FULL;
     entry->at = from->at + 4;
     entry->end = from->at = entry->at + length;
-    return 1;
+    return 0;
 }
 
 static size_t padding(size_t size)
@@ -180,14 +182,14 @@ static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
 static PyObject *peek(PyObject *self, PyObject *args)
 {
     int msqid, stop = 0;
-    Py_ssize_t n, qnum, cbytes, room, at;
+    Py_ssize_t n, qnum, cbytes, room;
     PyObject *out;
     (void)self;
-    if (!PyArg_ParseTuple(args, "innnnO!n", &msqid, &n, &qnum, &cbytes, &room, &PyByteArray_Type, &out, &at))
+    if (!PyArg_ParseTuple(args, "innnnO!", &msqid, &n, &qnum, &cbytes, &room, &PyByteArray_Type, &out))
         return NULL;
-    byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start + at;
-    if (at < 0 || to > end || n < 0 || cbytes < 0)
-        return PyErr_Format(PyExc_ValueError, "outside the buffer");
+    if (n < 0 || cbytes < 0 || room < 0)
+        return PyErr_Format(PyExc_ValueError, "negative");
+    byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
     struct peek p = peek_from(msqid, qnum, cbytes);
     if (room > 0)
         p.room = room;
@@ -211,13 +213,9 @@ struct message {
 static int get_head(struct span *from, struct message *message)
 {
     struct span entry, before = *from;
-    if (!get_entry(from, &entry)) {
-        uint32_t length = 0;
-        if (before.end - before.at >= 4)
-            memcpy(&length, before.at, 4);
-        *from = before;
-        return length > PLAIN_MOST ? ODD : FULL;
-    }
+    int stop = get_entry(from, &entry);
+    if (stop)
+        return stop;
     if (!get_field(&entry, 1, 0, &message->mtype) || !get_field(&entry, 2, 0, &message->size) ||
         entry.at != entry.end || message->mtype < 1 || message->mtype > INT64_MAX || message->size > INT32_MAX) {
         *from = before;
@@ -336,6 +334,38 @@ static byte *put_facts(byte *at, const byte *facts, size_t length)
     return at + length;
 }
 
+/* The ids in a listing of /proc/sysvipc: the second number of each line. */
+static PyObject *ids(PyObject *self, PyObject *text)
+{
+    char *at, *end;
+    Py_ssize_t size, lines = 0, n = 0;
+    (void)self;
+    if (PyBytes_AsStringAndSize(text, &at, &size) < 0)
+        return NULL;
+    end = at + size;
+    for (char *line = at; line < end && (line = memchr(line, '\n', end - line)); line++)
+        lines++;
+    PyObject *found = PyBytes_FromStringAndSize(NULL, lines * sizeof(int));
+    if (!found)
+        return NULL;
+    int *into = (int *)PyBytes_AsString(found);
+    for (; n < lines; n++) {
+        char *next = memchr(at, '\n', end - at);
+        int id = 0;
+        for (; at < next && *at == ' '; at++)
+            ;
+        for (; at < next && *at != ' '; at++)
+            ;
+        for (; at < next && *at == ' '; at++)
+            ;
+        for (; at < next && *at >= '0' && *at <= '9'; at++)
+            id = 10 * id + (*at - '0');
+        into[n] = id;
+        at = next + 1;
+    }
+    return found;
+}
+
 /* One queue with its messages, framed at *at, which is moved behind it. Gives 0, FULL, ODD or an errno. */
 static int dump_queue(int msqid, int exact, size_t qnum_most, byte **at, byte *end, size_t *messages)
 {
@@ -367,13 +397,13 @@ static int dump_queue(int msqid, int exact, size_t qnum_most, byte **at, byte *e
     return 0;
 }
 
-static int dump_set(int semid, int exact, byte **at, byte *end)
+static int dump_set(int semid, int exact, size_t nsems_most, byte **at, byte *end)
 {
     struct semid64_ds ds;
     long found = syscall(SYS_semctl, semid, 0, SEM_STAT_ANY, &ds);
     if (found < 0)
         return errno;
-    if (found != semid)
+    if (found != semid || ds.sem_nsems > nsems_most)
         return ODD;
     size_t nsems = ds.sem_nsems;
     /* A process id takes five bytes at most, and there are their length and the values behind it. */
@@ -405,27 +435,26 @@ static int dump_set(int semid, int exact, byte **at, byte *end)
     return 0;
 }
 
-/* The ids from n on, into out from at on: common to both kinds. */
+/* The ids from n on: common to both kinds. */
 static PyObject *dump_objects(PyObject *args, int queues)
 {
     PyObject *list, *out;
-    Py_ssize_t n, at, size, qnum_most = 0;
+    Py_ssize_t n, size, most;
     int exact, stop = 0;
-    char *bytes;
+    char *ids;
     size_t messages = 0;
-    if (!PyArg_ParseTuple(args, "O!npnO!n", &PyBytes_Type, &list, &n, &exact, &qnum_most, &PyByteArray_Type, &out, &at) ||
-        PyBytes_AsStringAndSize(list, &bytes, &size) < 0)
+    if (!PyArg_ParseTuple(args, "O!npnO!", &PyBytes_Type, &list, &n, &exact, &most, &PyByteArray_Type, &out) ||
+        PyBytes_AsStringAndSize(list, &ids, &size) < 0)
         return NULL;
-    byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start + at;
-    if (at < 0 || to > end || n < 0)
-        return PyErr_Format(PyExc_ValueError, "outside the buffer");
+    if (n < 0 || most < 0)
+        return PyErr_Format(PyExc_ValueError, "negative");
+    byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
     Py_BEGIN_ALLOW_THREADS
-    for (; n < size / (Py_ssize_t)sizeof(int) && !stop; n++) {
+    while (!stop && n < size / (Py_ssize_t)sizeof(int)) {
         int id;
-        memcpy(&id, bytes + n * sizeof(int), sizeof(int));
-        stop = queues ? dump_queue(id, exact, qnum_most, &to, end, &messages) : dump_set(id, exact, &to, end);
-        if (stop)
-            break;
+        memcpy(&id, ids + n * sizeof(int), sizeof(int));
+        stop = queues ? dump_queue(id, exact, most, &to, end, &messages) : dump_set(id, exact, most, &to, end);
+        n += !stop;
     }
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnni", n, (Py_ssize_t)(to - start), (Py_ssize_t)messages, stop);
@@ -536,15 +565,16 @@ static int make_queue(struct maker *maker, struct span *from, int *given)
     struct span entry, rest = *from;
     struct desc desc;
     uint64_t qbytes, qnum;
-    if (!get_entry(&rest, &entry))
-        return FULL;
+    int stop = get_entry(&rest, &entry);
+    if (stop)
+        return stop;
     if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &qbytes) || !get_field(&entry, 3, 0, &qnum) ||
         qbytes > UINT32_MAX)
         return ODD;
     struct span messages = rest; /* they are to be in the block, all of them */
     for (uint64_t n = 0; n < qnum; n++) {
         struct message message;
-        int stop = get_head(&rest, &message);
+        stop = get_head(&rest, &message);
         if (stop)
             return stop;
         if (message.size + padding(message.size) > (uint64_t)(rest.end - rest.at))
@@ -552,7 +582,7 @@ static int make_queue(struct maker *maker, struct span *from, int *given)
         rest.at += message.size + padding(message.size);
     }
     *given = desc.id;
-    int stop = make_one(maker, &desc, get_queue, 0, stat_queue, given);
+    stop = make_one(maker, &desc, get_queue, 0, stat_queue, given);
     if (stop)
         return stop;
     size_t sent;
@@ -571,8 +601,9 @@ static int make_set(struct maker *maker, struct span *from, int *given)
     struct span entry, facts, rest = *from;
     struct desc desc;
     uint64_t nsems, otime = 0;
-    if (!get_entry(&rest, &entry))
-        return FULL;
+    int stop = get_entry(&rest, &entry);
+    if (stop)
+        return stop;
     if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &nsems) || nsems < 1 || nsems > INT32_MAX / 2)
         return ODD;
     if (entry.at != entry.end && (!get_inner(&entry, 1000, &facts) || !get_field(&facts, 1, 0, &otime) ||
@@ -582,7 +613,7 @@ static int make_set(struct maker *maker, struct span *from, int *given)
         return FULL;
     const byte *values = rest.at;
     *given = desc.id;
-    int stop = make_one(maker, &desc, get_set, nsems, stat_set, given);
+    stop = make_one(maker, &desc, get_set, nsems, stat_set, given);
     if (stop)
         return stop;
     if (syscall(SYS_semctl, *given, 0, SETALL, values) < 0)
@@ -641,6 +672,7 @@ static PyMethodDef methods[] = {
     {"peek", peek, METH_VARARGS, NULL},
     {"send", send, METH_VARARGS, NULL},
     {"scan", scan, METH_VARARGS, NULL},
+    {"ids", ids, METH_O, NULL},
     {"dump_queues", dump_queues, METH_VARARGS, NULL},
     {"dump_sets", dump_sets, METH_VARARGS, NULL},
     {"make_queues", make_queues, METH_VARARGS, NULL},
@@ -654,11 +686,5 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__loops(void)
 {
-    PyObject *made = PyModule_Create(&module);
-    if (made && (PyModule_AddIntConstant(made, "FULL", FULL) < 0 || PyModule_AddIntConstant(made, "ODD", ODD) < 0 ||
-                 PyModule_AddIntConstant(made, "OTHER_ID", OTHER_ID) < 0)) {
-        Py_DECREF(made);
-        return NULL;
-    }
-    return made;
+    return PyModule_Create(&module);
 }

@@ -14,15 +14,15 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from . import digest, model
+from . import digest, loops, model
 from .errors import ChangedError, DirectoryError, ImageError, quoted
-from .image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
+from .image import MAX_ENTRY, MAX_PLAIN, Block, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
@@ -63,6 +63,8 @@ _FACTS_OF_SEGMENT: Any = own.segment
 _HAS_MANIFEST: Any = own.has_manifest
 
 _P = TypeVar("_P", bound=Protobuf)
+_O = TypeVar("_O")
+_MANY = 64  # messages from which on it pays to read a block of them
 _NAMED = 8  # things of an entry that an error names; there can be any number
 # Bytes that a field of a long entry has on average at least, since one of two bytes can take sixty when it is decoded.
 # A file in a manifest has 35 or more, semaphores are packed into one field.
@@ -173,6 +175,32 @@ class _Checks:
         return value
 
 
+class Stored(Generic[_O]):
+    """The objects of an image, decoded anew each time they are iterated; see model.StoredObjects."""
+
+    def __init__(self, image: ImageFile, kind: str, decode: Callable[[Reader], _O | None]) -> None:
+        """kind is crit's name of it. decode gives the object that a reader stands at, None at the end."""
+        self._image, self._kind, self._decode = image, kind, decode
+
+    def __iter__(self) -> Iterator[_O]:
+        reader = _open(self._image, self._kind)
+        while (one := self._decode(reader)) is not None:
+            yield one
+
+    def block(self) -> Block:
+        """See model.StoredObjects."""
+        return Block(self._image, _open(self._image, self._kind).offset)
+
+    def one_at(self, block: model.Block) -> _O:
+        """See model.StoredObjects."""
+        reader = self._image.reader(block.offset)
+        one = self._decode(reader)
+        if one is None:
+            raise ImageError(self._image.path, block.offset, "ends where an object should begin")
+        block.move_to(reader.offset)
+        return one
+
+
 # ---- permissions ---------------------------------------------------------------------------
 
 
@@ -245,6 +273,10 @@ class QueueEncoder:
     def __init__(self, file: BinaryIO, exact: bool) -> None:
         self._writer, self._exact = _writer(file, "IPCNS_MSG"), exact
 
+    def add_framed(self, frames: model.Frames) -> None:
+        """Some queues as they stand in an image."""
+        self._writer.framed(frames.piece)
+
     def add(self, queue: model.MessageQueue) -> None:
         """Raises ChangedError where the queue does not yield qnum messages."""
         entry = criu.ipc_msg_entry(desc=_desc(queue.permissions), qbytes=queue.qbytes, qnum=queue.qnum)
@@ -256,6 +288,10 @@ class QueueEncoder:
                 )
             )
         self._writer.entry(entry.SerializeToString())
+        if isinstance(queue.messages, model.FramedMessages):
+            for piece in queue.messages.framed():
+                self._writer.framed(piece)
+            return
         head, count = criu.ipc_msg(), 0
         for message in queue.messages:
             head.mtype, head.msize = message.type, len(message.body)
@@ -283,14 +319,34 @@ class _Messages:
             self._head(reader, n, head)
             yield model.Message(head.mtype, reader.payload(head.msize, _MESSAGE, "the message"))
 
+    def block(self) -> Block:
+        """See model.StoredMessages."""
+        return Block(self._image, self._offset)
+
     def skip(self, reader: Reader) -> None:
         """Take a reader past the messages, checking that they are there."""
         head = criu.ipc_msg()
-        for n in range(self._count):
+        passed = self._skip_most(reader) if loops.c is not None and self._count >= _MANY else 0
+        for n in range(passed, self._count):
             self._head(reader, n, head)
             reader.skip(head.msize, _MESSAGE, "the message")
             self.size += head.msize
             self.longest = max(self.longest, head.msize)
+
+    def _skip_most(self, reader: Reader) -> int:
+        """As skip(), up to the first message that is not as it should be; gives how many were passed."""
+        block, n = self.block(), 0
+        while n < self._count:
+            seen, at, size, longest, why = loops.c.scan(block.data, block.at, block.end, block.left, self._count - n)
+            n += seen
+            self.size, self.longest = self.size + size, max(self.longest, longest)
+            block.move_to(block.offset + at - block.at)
+            if why == loops.ODD or (why and block.is_full):
+                break
+            if why:
+                block.more()
+        reader.move_to(block.offset)
+        return n
 
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
@@ -302,25 +358,25 @@ class _Messages:
             raise ImageError(reader.image.path, start, f"message of {head.msize} bytes; the most is {INT_MAX}")
 
 
-def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
-    """The queues of an image, one by one. Raises ImageError."""
-    reader = _open(image, "IPCNS_MSG")
-    while True:
-        start = reader.offset
-        entry = _next(reader, criu.ipc_msg_entry())
-        if entry is None:
-            return
-        checks = _Checks(reader, start, f"message queue {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks)
-        messages = _Messages(image, reader.offset, checks, entry.qnum)
-        messages.skip(reader)
-        facts = None
-        if entry.HasExtension(_FACTS_OF_QUEUE):
-            f = entry.Extensions[_FACTS_OF_QUEUE]
-            facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
-        yield model.MessageQueue(
-            permissions, entry.qbytes, entry.qnum, messages, facts, messages.size, messages.longest
-        )
+def _decode_queue(reader: Reader) -> model.MessageQueue | None:
+    start = reader.offset
+    entry = _next(reader, criu.ipc_msg_entry())
+    if entry is None:
+        return None
+    checks = _Checks(reader, start, f"message queue {entry.desc.id}")
+    permissions = _permissions(entry.desc, checks)
+    messages = _Messages(reader.image, reader.offset, checks, entry.qnum)
+    messages.skip(reader)
+    facts = None
+    if entry.HasExtension(_FACTS_OF_QUEUE):
+        f = entry.Extensions[_FACTS_OF_QUEUE]
+        facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
+    return model.MessageQueue(permissions, entry.qbytes, entry.qnum, messages, facts, messages.size, messages.longest)
+
+
+def decode_queues(image: ImageFile) -> Stored[model.MessageQueue]:
+    """The queues of an image, one by one; iterating them raises ImageError."""
+    return Stored(image, "IPCNS_MSG", _decode_queue)
 
 
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
@@ -331,6 +387,10 @@ class SemaphoreEncoder:
 
     def __init__(self, file: BinaryIO, exact: bool) -> None:
         self._writer, self._exact = _writer(file, "IPCNS_SEM"), exact
+
+    def add_framed(self, frames: model.Frames) -> None:
+        """Some sets as they stand in an image."""
+        self._writer.framed(frames.piece)
 
     def add(self, semaphores: model.SemaphoreSet) -> None:
         entry = criu.ipc_sem_entry(desc=_desc(semaphores.permissions), nsems=semaphores.nsems)
@@ -350,28 +410,30 @@ def _little_endian(values: array.array[int]) -> array.array[int]:
     return values
 
 
-def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
-    """The semaphore sets of an image, one by one. Raises ImageError."""
-    reader = _open(image, "IPCNS_SEM")
-    while True:
-        start = reader.offset
-        entry = _next(reader, criu.ipc_sem_entry(), MAX_ENTRY)
-        if entry is None:
-            return
-        checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks)
-        checks.within("nsems", entry.nsems, 1, NSEMS)
-        values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
-        values = _little_endian(values)
-        if max(values) > SEMVMX:
-            raise checks.fail(f"a value is {max(values)}; the most is {SEMVMX}")
-        facts = None
-        if entry.HasExtension(_FACTS_OF_SEMAPHORES):
-            f = entry.Extensions[_FACTS_OF_SEMAPHORES]
-            if len(f.sempid) != entry.nsems:
-                raise checks.fail(f"{len(f.sempid)} process ids for {entry.nsems} semaphores")
-            facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
-        yield model.SemaphoreSet(permissions, values, facts)
+def _decode_set(reader: Reader) -> model.SemaphoreSet | None:
+    start = reader.offset
+    entry = _next(reader, criu.ipc_sem_entry(), MAX_ENTRY)
+    if entry is None:
+        return None
+    checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
+    permissions = _permissions(entry.desc, checks)
+    checks.within("nsems", entry.nsems, 1, NSEMS)
+    values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
+    values = _little_endian(values)
+    if max(values) > SEMVMX:
+        raise checks.fail(f"a value is {max(values)}; the most is {SEMVMX}")
+    facts = None
+    if entry.HasExtension(_FACTS_OF_SEMAPHORES):
+        f = entry.Extensions[_FACTS_OF_SEMAPHORES]
+        if len(f.sempid) != entry.nsems:
+            raise checks.fail(f"{len(f.sempid)} process ids for {entry.nsems} semaphores")
+        facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
+    return model.SemaphoreSet(permissions, values, facts)
+
+
+def decode_semaphores(image: ImageFile) -> Stored[model.SemaphoreSet]:
+    """The semaphore sets of an image, one by one; iterating them raises ImageError."""
+    return Stored(image, "IPCNS_SEM", _decode_set)
 
 
 # ---- shared memory: ipcns-shm-N.img --------------------------------------------------------

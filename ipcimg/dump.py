@@ -145,8 +145,8 @@ def living(
                 Contents(
                     variables,
                     segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
-                    queues=undo.enter_context(contextlib.closing(msg.collect(undo, reading))),
-                    semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
+                    queues=msg.Queues(undo, reading),
+                    semaphores=sem.Semaphores(reading),
                 )
             )
             yield found

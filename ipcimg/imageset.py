@@ -53,7 +53,9 @@ class ImageSet:
 
         self.contents = model.Contents(
             variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
-            segments=self._objects("shm", lambda image: codec.decode_segments(image, stored, page_size)),
+            segments=self._objects(
+                "shm", lambda image: model.Again(lambda: codec.decode_segments(image, stored, page_size))
+            ),
             queues=self._objects("msg", codec.decode_queues),
             semaphores=self._objects("sem", codec.decode_semaphores),
         )
@@ -77,12 +79,11 @@ class ImageSet:
                 raise ImageError(path, None, f"{name} is in the directory, but not of this set")
         return found
 
-    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterator[_T]]) -> Iterable[_T]:
+    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterable[_T]]) -> Iterable[_T]:
         name = kind_name(kind, self.ns_id)
         if not self.directory.has(name):
             return ()  # CRIU writes no image where there are no objects
-        image = self.directory.image(name)
-        return model.Again(lambda: decode(image))
+        return decode(self.directory.image(name))
 
     @property
     def variables_meant(self) -> bool:
@@ -321,24 +322,8 @@ def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.C
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
-    queues = messages = sets = 0
-    with contextlib.ExitStack() as open_images:
-        encoder = None
-        for queue in contents.queues:
-            # CRIU writes no image of a kind of which there is nothing.
-            encoder = encoder or codec.QueueEncoder(
-                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
-            )
-            encoder.add(queue)
-            queues, messages = queues + 1, messages + queue.qnum
-    with contextlib.ExitStack() as open_images:
-        writer = None
-        for semaphores in contents.semaphores:
-            writer = writer or codec.SemaphoreEncoder(
-                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
-            )
-            writer.add(semaphores)
-            sets += 1
+    queues, messages = _write_queues(contents.queues, out, criu_exact)
+    sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
 
 
@@ -381,6 +366,45 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
                     pages += run
             count, pages_id = count + 1, pages_id + 1
     return count, pages
+
+
+def _write_queues(queues: Iterable[model.MessageQueue], out: NewSet, criu_exact: bool) -> tuple[int, int]:
+    count = messages = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for queue in _framed(queues, criu_exact):
+            # CRIU writes no image of a kind of which there is nothing.
+            encoder = encoder or codec.QueueEncoder(
+                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
+            )
+            if isinstance(queue, model.Frames):
+                encoder.add_framed(queue)
+                count, messages = count + queue.objects, messages + queue.messages
+            else:
+                encoder.add(queue)
+                count, messages = count + 1, messages + queue.qnum
+    return count, messages
+
+
+def _write_semaphores(sets: Iterable[model.SemaphoreSet], out: NewSet, criu_exact: bool) -> int:
+    count = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for semaphores in _framed(sets, criu_exact):
+            encoder = encoder or codec.SemaphoreEncoder(
+                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
+            )
+            if isinstance(semaphores, model.Frames):
+                encoder.add_framed(semaphores)
+                count += semaphores.objects
+            else:
+                encoder.add(semaphores)
+                count += 1
+    return count
+
+
+def _framed(objects: Iterable[_T], criu_exact: bool) -> Iterable[_T | model.Frames]:
+    return objects.framed(criu_exact) if isinstance(objects, model.FramedObjects) else objects
 
 
 def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:

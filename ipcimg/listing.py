@@ -5,9 +5,11 @@ Asking for one index after the other instead takes 2^24 calls where ipcmni_exten
 
 from __future__ import annotations
 
+import array
 import io
 from collections.abc import Iterator, Mapping
 
+from . import loops
 from .selection import Name
 
 Row = Mapping[str, int]  # by the kernel's names of the columns; perms is octal there, and a number here
@@ -26,6 +28,12 @@ class Table:
     def lines(self) -> Iterator[bytes]:
         """In the kernel's order: by index."""
         return iter(io.BytesIO(self.text))
+
+    def ids(self) -> array.array[int]:
+        """Those of all objects, in the same order."""
+        if loops.c is not None:
+            return array.array("i", loops.c.ids(self.text))
+        return array.array("i", [int(line.split(None, 2)[1]) for line in self.lines()])
 
     def name(self, line: bytes) -> Name:
         """Kind, id and key of the object of a line."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import imageset, interrupts, journal, libc, msg, namespace, owners, sem, shm, var
+from . import imageset, interrupts, journal, libc, loops, msg, namespace, owners, sem, shm, var
 from .companion import Companion
 from .create import Creator, Making
 from .credentials import may_be_any_creator
@@ -197,9 +197,13 @@ def _make(contents: Contents, making: Making, before: Variables, *, raised: bool
         with Preset("shm") as preset:
             Creator("shm", making, preset).make(contents.segments, shm.restore)
         with Preset("msg") as preset:
-            Creator("msg", making, preset).make(contents.queues, msg.restore)
+            Creator("msg", making, preset).make(
+                contents.queues, msg.restore, loops.c.make_queues if loops.c is not None else None
+            )
         with Preset("sem") as preset:
-            Creator("sem", making, preset).make(contents.semaphores, sem.restore)
+            Creator("sem", making, preset).make(
+                contents.semaphores, sem.restore, loops.c.make_sets if loops.c is not None else None
+            )
     except ObjectError as error:
         if not raised:
             raise ObjectError(

@@ -17,6 +17,7 @@ from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.usefixtures("both_loops")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
