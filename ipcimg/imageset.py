@@ -321,24 +321,8 @@ def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.C
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
-    queues = messages = sets = 0
-    with contextlib.ExitStack() as open_images:
-        encoder = None
-        for queue in contents.queues:
-            # CRIU writes no image of a kind of which there is nothing.
-            encoder = encoder or codec.QueueEncoder(
-                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
-            )
-            encoder.add(queue)
-            queues, messages = queues + 1, messages + queue.qnum
-    with contextlib.ExitStack() as open_images:
-        writer = None
-        for semaphores in contents.semaphores:
-            writer = writer or codec.SemaphoreEncoder(
-                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
-            )
-            writer.add(semaphores)
-            sets += 1
+    queues, messages = _write_queues(contents.queues, out, criu_exact)
+    sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
 
 
@@ -381,6 +365,33 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
                     pages += run
             count, pages_id = count + 1, pages_id + 1
     return count, pages
+
+
+def _write_queues(queues: Iterable[model.MessageQueue], out: NewSet, criu_exact: bool) -> tuple[int, int]:
+    count = messages = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for queue in queues:
+            # CRIU writes no image of a kind of which there is nothing.
+            encoder = encoder or codec.QueueEncoder(
+                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
+            )
+            encoder.add(queue)
+            count, messages = count + 1, messages + queue.qnum
+    return count, messages
+
+
+def _write_semaphores(semaphores: Iterable[model.SemaphoreSet], out: NewSet, criu_exact: bool) -> int:
+    count = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for one in semaphores:
+            encoder = encoder or codec.SemaphoreEncoder(
+                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
+            )
+            encoder.add(one)
+            count += 1
+    return count
 
 
 def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:
