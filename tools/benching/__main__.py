@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .bench import BrokenError, bench
 from .plot import PICTURES, draw
-from .rows import Measurement, Row, measurements
+from .rows import Row, measurements
 from .table import as_json, memory_met, table, write
 
 DONE, NOT_MET, BROKEN = 0, 1, 2
@@ -58,7 +58,10 @@ def main(arguments: Sequence[str]) -> int:
                 draw(here, options.plot, options.scale)
                 return DONE
             chosen = [one for one in measurements(options.scale) if not options.rows or one.name in options.rows]
-            rows = [row for one in chosen for row in one.measure(here, _told(one, options.rounds))]
+            rows: list[Row] = []
+            for one in chosen:
+                print(f"{one.name}: {one.work}", file=sys.stderr, flush=True)
+                rows += one.measure(here, options.rounds)
     except BrokenError as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return BROKEN
@@ -68,11 +71,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.write:
         write(rows)
     return _status(rows)
-
-
-def _told(one: Measurement, rounds: int) -> int:
-    print(f"{one.name}: {one.work}", file=sys.stderr, flush=True)
-    return rounds
 
 
 def _status(rows: Sequence[Row]) -> int:

@@ -1,7 +1,7 @@
 """Namespaces to measure in, and the processes that are measured.
 
 Everything that is made goes with the process that made it, however that ends: the namespaces are those of processes
-that go when they have nothing more to read, and files are in a file system that is mounted for us and our children alone.
+that go when they have nothing more to read, and files are in a file system that only we and our children see.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ipcimg import imageset, libc
 from ipcimg.model import Counts
@@ -48,14 +49,27 @@ class Took:
         self.peak = max(self.peak, other.peak)
 
 
-def _run(*command: str, directory: Path = ROOT) -> str:
+def run(*command: str, directory: Path = ROOT, scratch: Path | None = None) -> str:
+    """What a process prints, whose temporary files go to scratch. Raises BrokenError where it fails."""
+    environment = os.environ if scratch is None else os.environ | {"TMPDIR": str(scratch)}
+    with _started(*command, cwd=directory, stdin=subprocess.DEVNULL, env=environment) as process:
+        printed, _ = process.communicate()
+    if process.returncode:
+        raise BrokenError(f"{' '.join(command)} ended with status {process.returncode}")
+    return printed
+
+
+@contextlib.contextmanager
+def _started(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process whose output is read, for the with block; on any error it is killed, with those that it started."""
     # In a session of its own, where Ctrl-C does not reach it: it is ended by us.
-    done = subprocess.run(
-        command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    if done.returncode:
-        raise BrokenError(f"{' '.join(command)} ended with status {done.returncode}")
-    return done.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def _expect(what: str, found: Counts, made: Counts) -> None:
@@ -82,7 +96,7 @@ class Namespace:
     def ipcimg(self, what: str, images: Path, made: Counts) -> Took:
         """Measure what (see measured.py), which is to have to do with what was made."""
         found = json.loads(
-            _run(sys.executable, "-m", "tools.benching.measured", what, str(self.pid), str(images)),
+            run(sys.executable, "-m", "tools.benching.measured", what, str(self.pid), str(images)),
         )
         _expect(f"ipcimg says of a {what}", Counts(**found["counts"]), made)
         return Took(found["seconds"], found["peak"])
@@ -93,7 +107,7 @@ class Namespace:
         _expect("the namespace holds", Counts(*map(int, numbers)), made)
 
     def _run(self, *arguments: str, directory: Path) -> str:
-        return _run(str(self.program), "in", str(self.pid), *arguments, directory=directory)
+        return run(str(self.program), "in", str(self.pid), *arguments, directory=directory)
 
 
 class Bench:
@@ -106,22 +120,14 @@ class Bench:
 
     @contextlib.contextmanager
     def holding(self, content: Content, msgmax: int = MSGMAX) -> Iterator[Namespace]:
-        """A new namespace with that content, whose last change is a second ago: no dump has to wait."""
-        command = (self._program, "new", str(msgmax), *content.arguments)
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as process:
-            try:
-                if process.stdout is None or process.stdout.readline() != "ready\n":
-                    raise BrokenError(f"{content} could not be made")
-                namespace = Namespace(process.pid, content, self._program)
-                if content.counts != Counts():
-                    namespace.expect(content.counts)
-                    time.sleep(1.1)
-                yield namespace
-            except BaseException:
-                process.kill()
-                raise
+        """A new namespace with that content."""
+        command = (str(self._program), "new", str(msgmax), *content.arguments)
+        with _started(*command, stdin=subprocess.PIPE) as process:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise BrokenError(f"{content} could not be made")
+            namespace = Namespace(process.pid, content, self._program)
+            namespace.expect(content.counts)
+            yield namespace
 
     @contextlib.contextmanager
     def images(self) -> Iterator[Path]:
@@ -144,16 +150,16 @@ def size_of(directory: Path) -> int:
 def compile_yardsticks(program: Path) -> None:
     """Compile yardsticks.c to a program."""
     source = Path(__file__).with_name("yardsticks.c")
-    _run("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source))
+    run("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source), scratch=program.parent)
 
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
     """A place to measure at, for the with block. The process is then in namespaces of its own, for good."""
     libc.unshare(libc.CLONE_NEWIPC | _CLONE_NEWNS)
-    _run("mount", "--make-rprivate", "/")
+    run("mount", "--make-rprivate", "/")
     # Images go to memory, where having them on the disk costs nothing: a disk is not what is measured.
-    _run("mount", "-t", "tmpfs", "-o", "mode=700,size=5g", "ipcimg-bench", _MEMORY)
+    run("mount", "-t", "tmpfs", "-o", "mode=700,size=5g", "ipcimg-bench", _MEMORY)
     scratch = os.open(_MEMORY, os.O_RDONLY)
     try:
         if libc.fstatfs(scratch)[0] != _TMPFS_MAGIC:

@@ -13,7 +13,7 @@ import functools
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,7 +24,7 @@ from ipcimg.model import Object
 STAGES = {"msg": "the message stage", "sem": "the semaphore stage", "shm": "the segment stage"}
 WHOLE = "the whole call"
 
-_seconds: Counter[str] = Counter()
+_seconds: defaultdict[str, float] = defaultdict(float)
 
 
 @contextlib.contextmanager

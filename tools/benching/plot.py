@@ -115,7 +115,8 @@ def _measure(bench: Bench, picture: Picture, scale: float) -> Points:
         if size > picture.sizes[-1] * scale and size != picture.sizes[0]:
             break
         for one in list(going_on):
-            print(f"{picture.name}, {size // picture.unit:,} {picture.x}", file=sys.stderr, flush=True)
+            labels = ", ".join(one.curves.values())
+            print(f"{size // picture.unit:,} {picture.x}: {labels}", file=sys.stderr, flush=True)
             with one.rounds(bench, size) as one_round:
                 found = [one_round().seconds for _ in range(_ROUNDS)]
             for name, label in one.curves.items():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .bench import ROOT, Bench, BrokenError, Took, check_images, size_of
+from .bench import Bench, Took, check_images, run, size_of
 from .content import Content, Nothing, Queues, Segment, Sets
 from .measured import STAGES, WHOLE
 
@@ -27,6 +26,7 @@ SENDS = "sends alone"
 GETS = "stat and GETALL"
 MAKES_SETS = "preset, create, SETALL, set"
 COPY = "plain copy of the same bytes"
+FAULTS = "the same, a page fault each time"
 START = "start-up"
 _PYTHON, _COMMAND = "python3 -c pass", "ipcimg dump, the whole process"
 
@@ -140,6 +140,7 @@ def dumping(
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(bench.holding(content))
         empty = stack.enter_context(bench.holding(Nothing())) if start else None
+        time.sleep(1.1)  # seconds, after which no dump has to wait for the end of the second of the last change
         checked = False
 
         def one_round() -> Took:
@@ -212,10 +213,8 @@ def _starting(bench: Bench) -> Iterator[Round]:
 
     def seconds(*command: str) -> tuple[float, str]:
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise BrokenError(f"{' '.join(command)} ended with status {done.returncode}")
-        return time.perf_counter() - began, done.stdout
+        printed = run(sys.executable, "-c", *command)
+        return time.perf_counter() - began, printed
 
     with bench.holding(Nothing()) as source:
 
@@ -322,7 +321,13 @@ def measurements(scale: float = 1) -> list[Measurement]:
             Ratio(SEMAPHORES, MAKES_SETS, 2),
             Ratio(WHOLE, MAKES_SETS),
         ),
-        dump("dense-dump", dense, {COPY: ("copy-out", ".", *dense.numbers)}, Ratio(WHOLE, COPY, 1.25)),
+        dump(
+            "dense-dump",
+            dense,
+            {COPY: ("copy-out", ".", *dense.numbers), FAULTS: ("copy-out-by-faults", ".", *dense.numbers)},
+            Ratio(WHOLE, COPY, 1.25),
+            Ratio(WHOLE, FAULTS),
+        ),
         restore("dense-restore", dense, {COPY: ("copy-in", "pages-1.img", *dense.numbers)}, Ratio(WHOLE, COPY, 1.25)),
         dump(
             "sparse-dump",
