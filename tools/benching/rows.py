@@ -65,6 +65,7 @@ class Measurement:
     def measure(self, bench: Bench, rounds: int) -> list[Row]:
         """The rows, with medians over so many rounds. Raises BrokenError."""
         with self.rounds(bench) as one_round:
+            one_round()  # not counted: it is for what is slow the first time, memory above all
             found = [one_round() for _ in range(rounds)]
         medians = {name: statistics.median(one.seconds[name] for one in found) for name in found[0].seconds}
         peak = max(one.peak for one in found)
