@@ -14,12 +14,11 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipcimg
 from ipcimg import create, imageset
-from ipcimg.model import Object
 
 STAGES = {"msg": "the message stage", "sem": "the semaphore stage", "shm": "the segment stage"}
 WHOLE = "the whole call"
@@ -41,11 +40,9 @@ def _time_stages() -> None:
         setattr(imageset, name, _timed(STAGES[kind], getattr(imageset, name)))
     make = create.Creator.make
 
-    def timed_make(
-        creator: create.Creator, objects: Iterable[Object], one: Callable[[Any, create.Creator], None]
-    ) -> None:
+    def timed_make(creator: create.Creator, *arguments: Any) -> None:
         with _timer(STAGES[creator._kind]):
-            make(creator, objects, one)
+            make(creator, *arguments)
 
     create.Creator.make = timed_make  # type: ignore[assignment, method-assign]
 
