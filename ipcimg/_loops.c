@@ -472,7 +472,7 @@ static PyObject *dump_sets(PyObject *self, PyObject *args)
     return dump_objects(args, 0);
 }
 
-/* ---- objects into a namespace ------------------------------------------------------------------------------------ */
+/* ---- entries ------------------------------------------------------------------------------------------------------ */
 
 struct desc {
     uint32_t key, uid, gid, cuid, cgid, mode, id;
@@ -492,6 +492,145 @@ static int get_desc(struct span *from, struct desc *desc)
     }
     return inner.at == inner.end && desc->id <= INT32_MAX;
 }
+
+/* ---- objects of an image, for whoever reads it -------------------------------------------------------------------- */
+
+static uint64_t *put_desc_numbers(uint64_t *to, const struct desc *desc)
+{
+    const uint32_t values[] = {desc->key, desc->uid, desc->gid, desc->cuid, desc->cgid, desc->mode, desc->id};
+    for (unsigned n = 0; n < 7; n++)
+        *to++ = values[n];
+    return to;
+}
+
+/* The facts behind an entry's own fields, if it has any: count numbers, fields 1 and on. Gives whether all is as it
+ * should be; *has tells whether there were any, and *facts is what is behind these numbers. */
+static int get_facts(struct span *entry, unsigned count, uint64_t *numbers, uint64_t *has, struct span *facts)
+{
+    *has = entry->at != entry->end;
+    memset(numbers, 0, count * sizeof *numbers);
+    if (!*has)
+        return 1;
+    if (!get_inner(entry, 1000, facts) || entry->at != entry->end)
+        return 0;
+    for (unsigned n = 0; n < count; n++)
+        if (!get_field(facts, n + 1, 0, &numbers[n]))
+            return 0;
+    return 1;
+}
+
+/* One queue, as 19 numbers: see codec.py. */
+static int read_queue(struct span *from, const byte *start, uint64_t **to, const uint64_t *end)
+{
+    struct span entry, facts = {0}, rest = *from;
+    struct desc desc;
+    uint64_t qbytes, qnum, numbers[6], has, size = 0, longest = 0;
+    if (end - *to < 19)
+        return FULL;
+    int stop = get_entry(&rest, &entry);
+    if (stop)
+        return stop;
+    if (!get_desc(&entry, &desc) || desc.mode & ~0777u || !get_field(&entry, 2, 0, &qbytes) ||
+        !get_field(&entry, 3, 0, &qnum) || qbytes > UINT32_MAX || qnum > UINT32_MAX ||
+        !get_facts(&entry, 6, numbers, &has, &facts) || facts.at != facts.end || numbers[4] > INT32_MAX ||
+        numbers[5] > INT32_MAX)
+        return ODD;
+    const byte *messages = rest.at;
+    for (uint64_t n = 0; n < qnum; n++) {
+        struct message message;
+        stop = get_head(&rest, &message);
+        if (stop)
+            return stop;
+        if (message.size + padding(message.size) > (uint64_t)(rest.end - rest.at))
+            return FULL;
+        rest.at += message.size + padding(message.size);
+        size += message.size;
+        longest = message.size > longest ? message.size : longest;
+    }
+    uint64_t *number = put_desc_numbers(*to, &desc);
+    const uint64_t more[] = {qbytes, qnum, messages - start, size, longest, has};
+    memcpy(number, more, sizeof more);
+    memcpy(number + 6, numbers, sizeof numbers);
+    *to = number + 12;
+    *from = rest;
+    return 0;
+}
+
+/* One set, as 12 numbers and its process ids, two of them in the room of a number. */
+static int read_set(struct span *from, const byte *start, uint64_t **to, const uint64_t *end)
+{
+    struct span entry, facts = {0}, pids = {0}, rest = *from;
+    struct desc desc;
+    uint64_t nsems, numbers[2], has;
+    int stop = get_entry(&rest, &entry);
+    if (stop)
+        return stop;
+    if (!get_desc(&entry, &desc) || desc.mode & ~0777u || !get_field(&entry, 2, 0, &nsems) || nsems < 1 ||
+        nsems > PLAIN_MOST || !get_facts(&entry, 2, numbers, &has, &facts))
+        return ODD;
+    if (has && (!get_inner(&facts, 3, &pids) || facts.at != facts.end))
+        return ODD;
+    if (2 * nsems + padding(2 * nsems) > (uint64_t)(rest.end - rest.at) ||
+        12 + (nsems + 1) / 2 > (uint64_t)(end - *to))
+        return FULL;
+    for (uint64_t n = 0; n < nsems; n++) {
+        uint16_t value;
+        memcpy(&value, rest.at + 2 * n, 2);
+        if (value > INT16_MAX)
+            return ODD;
+    }
+    uint64_t *number = put_desc_numbers(*to, &desc);
+    const uint64_t more[] = {nsems, rest.at - start, has, numbers[0], numbers[1]};
+    memcpy(number, more, sizeof more);
+    number += 5;
+    if (has) {
+        for (uint64_t n = 0; n < nsems; n++) {
+            uint64_t pid;
+            if (!get_varint(&pids, &pid) || pid > INT32_MAX)
+                return ODD;
+            memcpy((byte *)number + 4 * n, &(uint32_t){pid}, 4);
+        }
+        if (pids.at != pids.end)
+            return ODD;
+        number += (nsems + 1) / 2;
+    }
+    *to = number;
+    from->at = rest.at + 2 * nsems + padding(2 * nsems);
+    return 0;
+}
+
+static PyObject *read_objects(PyObject *args, int queues)
+{
+    PyObject *block, *out;
+    Py_ssize_t at, end;
+    struct span from;
+    int stop = 0;
+    if (!PyArg_ParseTuple(args, "O!nnO!", &PyByteArray_Type, &block, &at, &end, &PyByteArray_Type, &out) ||
+        !span_of(block, at, end, &from))
+        return NULL;
+    const byte *start = from.at - at, *first = from.at;
+    uint64_t *numbers = (uint64_t *)PyByteArray_AsString(out), *to = numbers;
+    const uint64_t *to_end = numbers + PyByteArray_Size(out) / sizeof *numbers;
+    Py_BEGIN_ALLOW_THREADS
+    while (from.at < from.end && !stop)
+        stop = queues ? read_queue(&from, start, &to, to_end) : read_set(&from, start, &to, to_end);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nni", (Py_ssize_t)(to - numbers), at + (Py_ssize_t)(from.at - first), stop);
+}
+
+static PyObject *read_queues(PyObject *self, PyObject *args)
+{
+    (void)self;
+    return read_objects(args, 1);
+}
+
+static PyObject *read_sets(PyObject *self, PyObject *args)
+{
+    (void)self;
+    return read_objects(args, 0);
+}
+
+/* ---- objects into a namespace ------------------------------------------------------------------------------------ */
 
 /* The journal of a restore: see journal.py. */
 struct record {
@@ -675,6 +814,8 @@ static PyMethodDef methods[] = {
     {"ids", ids, METH_O, NULL},
     {"dump_queues", dump_queues, METH_VARARGS, NULL},
     {"dump_sets", dump_sets, METH_VARARGS, NULL},
+    {"read_queues", read_queues, METH_VARARGS, NULL},
+    {"read_sets", read_sets, METH_VARARGS, NULL},
     {"make_queues", make_queues, METH_VARARGS, NULL},
     {"make_sets", make_sets, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

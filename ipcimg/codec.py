@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import io
 import itertools
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ _HAS_MANIFEST: Any = own.has_manifest
 
 _P = TypeVar("_P", bound=Protobuf)
 _O = TypeVar("_O")
+_NUMBERS = 128 << 10  # bytes for numbers that a loop in C reads
 _MANY = 64  # messages from which on it pays to read a block of them
 _NAMED = 8  # things of an entry that an error names; there can be any number
 # Bytes that a field of a long entry has on average at least, since one of two bytes can take sixty when it is decoded.
@@ -178,14 +180,37 @@ class _Checks:
 class Stored(Generic[_O]):
     """The objects of an image, decoded anew each time they are iterated; see model.StoredObjects."""
 
-    def __init__(self, image: ImageFile, kind: str, decode: Callable[[Reader], _O | None]) -> None:
-        """kind is crit's name of it. decode gives the object that a reader stands at, None at the end."""
-        self._image, self._kind, self._decode = image, kind, decode
+    def __init__(
+        self,
+        image: ImageFile,
+        kind: str,
+        decode: Callable[[Reader], _O | None],
+        read: Callable[[ImageFile, Block, bytearray], tuple[Iterator[_O], int, int]],
+    ) -> None:
+        """kind is crit's name of it. decode gives the object that a reader stands at, None at the end.
+
+        read gives what a loop in C can of a block, with numbers in the bytearray, where in the block it ended, and why.
+        """
+        self._image, self._kind, self._decode, self._read = image, kind, decode, read
 
     def __iter__(self) -> Iterator[_O]:
+        if loops.c is not None:
+            yield from self._by_blocks()
+            return
         reader = _open(self._image, self._kind)
         while (one := self._decode(reader)) is not None:
             yield one
+
+    def _by_blocks(self) -> Iterator[_O]:
+        block, numbers = self.block(), bytearray(_NUMBERS)
+        while block.left:
+            objects, at, why = self._read(self._image, block, numbers)
+            yield from objects
+            used, block.at = at - block.at, at
+            if why == loops.ODD or (why and not used and block.is_full):
+                yield self.one_at(block)
+            elif block.left and (not why or not used):
+                block.more()
 
     def block(self) -> Block:
         """See model.StoredObjects."""
@@ -305,8 +330,8 @@ class QueueEncoder:
 class _Messages:
     """The messages of a queue, read from the image whenever they are iterated."""
 
-    def __init__(self, image: ImageFile, offset: int, checks: _Checks, count: int) -> None:
-        self._image, self._offset, self._checks, self._count = image, offset, checks, count
+    def __init__(self, image: ImageFile, offset: int, count: int) -> None:
+        self._image, self._offset, self._count = image, offset, count
         self.size = self.longest = 0  # bytes, of all messages and of one; known after skip()
 
     def __len__(self) -> int:
@@ -351,7 +376,11 @@ class _Messages:
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
         if _next(reader, head) is None:
-            raise self._checks.fail(f"the image ends after {n} of its {self._count} messages")
+            raise ImageError(
+                self._image.path,
+                self._offset,
+                f"the image ends after {n} of the {self._count} messages that begin here",
+            )
         if not 1 <= head.mtype <= LONG_MAX:
             raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {LONG_MAX}")
         if head.msize > INT_MAX:
@@ -365,7 +394,7 @@ def _decode_queue(reader: Reader) -> model.MessageQueue | None:
         return None
     checks = _Checks(reader, start, f"message queue {entry.desc.id}")
     permissions = _permissions(entry.desc, checks)
-    messages = _Messages(reader.image, reader.offset, checks, entry.qnum)
+    messages = _Messages(reader.image, reader.offset, entry.qnum)
     messages.skip(reader)
     facts = None
     if entry.HasExtension(_FACTS_OF_QUEUE):
@@ -376,7 +405,30 @@ def _decode_queue(reader: Reader) -> model.MessageQueue | None:
 
 def decode_queues(image: ImageFile) -> Stored[model.MessageQueue]:
     """The queues of an image, one by one; iterating them raises ImageError."""
-    return Stored(image, "IPCNS_MSG", _decode_queue)
+    return Stored(image, "IPCNS_MSG", _decode_queue, _read_queues)
+
+
+_QUEUE = struct.Struct("=14Q5q")
+
+
+def _read_queues(image: ImageFile, block: Block, out: bytearray) -> tuple[Iterator[model.MessageQueue], int, int]:
+    base = block.offset - block.at
+    count, at, why = loops.c.read_queues(block.data, block.at, block.end, out)
+    return (_queue_of(image, base, n) for n in _QUEUE.iter_unpack(memoryview(out)[: 8 * count])), at, why
+
+
+def _queue_of(image: ImageFile, base: int, numbers: tuple[int, ...]) -> model.MessageQueue:
+    key, uid, gid, cuid, cgid, mode, msqid, qbytes, qnum, at, size, longest, has_facts, *facts = numbers
+    messages = _Messages(image, base + at, qnum)
+    return model.MessageQueue(
+        model.Permissions(key, uid, gid, cuid, cgid, mode, msqid),
+        qbytes,
+        qnum,
+        messages,
+        model.QueueFacts(*facts) if has_facts else None,
+        size,
+        longest,
+    )
 
 
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
@@ -433,7 +485,28 @@ def _decode_set(reader: Reader) -> model.SemaphoreSet | None:
 
 def decode_semaphores(image: ImageFile) -> Stored[model.SemaphoreSet]:
     """The semaphore sets of an image, one by one; iterating them raises ImageError."""
-    return Stored(image, "IPCNS_SEM", _decode_set)
+    return Stored(image, "IPCNS_SEM", _decode_set, _read_sets)
+
+
+_SET = struct.Struct("=10Q2q")
+
+
+def _read_sets(image: ImageFile, block: Block, out: bytearray) -> tuple[Iterator[model.SemaphoreSet], int, int]:
+    count, at, why = loops.c.read_sets(block.data, block.at, block.end, out)
+    return _sets_of(block.data, memoryview(out)[: 8 * count]), at, why
+
+
+def _sets_of(data: bytearray, numbers: memoryview) -> Iterator[model.SemaphoreSet]:
+    at = 0
+    while at < len(numbers):
+        key, uid, gid, cuid, cgid, mode, semid, nsems, place, has_facts, otime, ctime = _SET.unpack_from(numbers, at)
+        at += _SET.size
+        facts = None
+        if has_facts:
+            facts = model.SemaphoreFacts(otime, ctime, tuple(numbers[at : at + 4 * nsems].cast("I")))
+            at += 4 * nsems + -4 * nsems % 8
+        values = array.array("H", bytes(data[place : place + 2 * nsems]))
+        yield model.SemaphoreSet(model.Permissions(key, uid, gid, cuid, cgid, mode, semid), values, facts)
 
 
 # ---- shared memory: ipcns-shm-N.img --------------------------------------------------------
