@@ -330,8 +330,9 @@ class QueueEncoder:
 class _Messages:
     """The messages of a queue, read from the image whenever they are iterated."""
 
-    def __init__(self, image: ImageFile, offset: int, count: int) -> None:
-        self._image, self._offset, self._count = image, offset, count
+    def __init__(self, image: ImageFile, offset: int, count: int, place: int, msqid: int) -> None:
+        """place and msqid are for error messages: where the queue's entry begins, and its id."""
+        self._image, self._offset, self._count, self._place, self._msqid = image, offset, count, place, msqid
         self.size = self.longest = 0  # bytes, of all messages and of one; known after skip()
 
     def __len__(self) -> int:
@@ -376,11 +377,8 @@ class _Messages:
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
         if _next(reader, head) is None:
-            raise ImageError(
-                self._image.path,
-                self._offset,
-                f"the image ends after {n} of the {self._count} messages that begin here",
-            )
+            why = f"message queue {self._msqid}: the image ends after {n} of its {self._count} messages"
+            raise ImageError(self._image.path, self._place, why)
         if not 1 <= head.mtype <= LONG_MAX:
             raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {LONG_MAX}")
         if head.msize > INT_MAX:
@@ -394,7 +392,7 @@ def _decode_queue(reader: Reader) -> model.MessageQueue | None:
         return None
     checks = _Checks(reader, start, f"message queue {entry.desc.id}")
     permissions = _permissions(entry.desc, checks)
-    messages = _Messages(reader.image, reader.offset, entry.qnum)
+    messages = _Messages(reader.image, reader.offset, entry.qnum, start, permissions.id)
     messages.skip(reader)
     facts = None
     if entry.HasExtension(_FACTS_OF_QUEUE):
@@ -419,7 +417,7 @@ def _read_queues(image: ImageFile, block: Block, out: bytearray) -> tuple[Iterat
 
 def _queue_of(image: ImageFile, base: int, numbers: tuple[int, ...]) -> model.MessageQueue:
     key, uid, gid, cuid, cgid, mode, msqid, qbytes, qnum, at, size, longest, has_facts, *facts = numbers
-    messages = _Messages(image, base + at, qnum)
+    messages = _Messages(image, base + at, qnum, base + at, msqid)
     return model.MessageQueue(
         model.Permissions(key, uid, gid, cuid, cgid, mode, msqid),
         qbytes,
