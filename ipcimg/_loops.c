@@ -46,6 +46,8 @@ enum {
 #define STEPS_MOST (40L << 20)
 #define STEPS_EACH 256L /* what a message costs beside its place in the list */
 
+#define TURNED_MOST (1L << 15) /* messages turned in one call, for the same reason */
+
 /* Why a loop has stopped, beside errno's numbers: as in loops.py. */
 enum { FULL = -1, ODD = -2, OTHER_ID = -3 };
 
@@ -805,6 +807,82 @@ static PyObject *make_sets(PyObject *self, PyObject *args)
     return make_objects(args, 0);
 }
 
+/* ---- the turn of a queue: turn.py has the journal's layout, and what is to be done whenever we are killed ----------- */
+
+enum { STATE_AT = 8, SIZE_AT = 16, ROOM_AT = 24, TAKEN_SIZE_AT = 32, SLOTS_AT = 4096 };
+
+static uint64_t *word(byte *journal, size_t at)
+{
+    return (uint64_t *)(journal + at);
+}
+
+/* One step, as Turn.step() has it, with a message of at most so many bytes. Gives 0, FULL, an errno or ODD; where the
+ * state is odd then, a message is under way. */
+static int turn_one(byte *journal, int msqid, uint64_t n, size_t *fitting, size_t most)
+{
+    size_t room = *word(journal, ROOM_AT);
+    byte *peeked = journal + SLOTS_AT, *taken = peeked + 8 + room + padding(room);
+    long size, came;
+    if (*fitting > most)
+        return FULL;
+    while ((size = syscall(SYS_msgrcv, msqid, peeked, *fitting, 0L, IPC_NOWAIT | MSG_COPY)) < 0) {
+        if (errno != E2BIG || *fitting >= room)
+            return errno;
+        *fitting = 2 * *fitting + 64 < room ? 2 * *fitting + 64 : room;
+        if (*fitting > most)
+            return FULL;
+    }
+    *word(journal, SIZE_AT) = size;
+    *word(journal, TAKEN_SIZE_AT) = UINT64_MAX;
+    memset(taken, 0, 8);
+    __atomic_store_n(word(journal, STATE_AT), 2 * n + 1, __ATOMIC_SEQ_CST);
+    if ((came = syscall(SYS_msgrcv, msqid, taken, room, 0L, IPC_NOWAIT)) < 0) {
+        int why = errno;
+        __atomic_store_n(word(journal, STATE_AT), 2 * n, __ATOMIC_SEQ_CST);
+        return why;
+    }
+    *word(journal, TAKEN_SIZE_AT) = came;
+    if (came != size || memcmp(taken, peeked, 8 + size))
+        return ODD;
+    if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0)
+        return errno;
+    __atomic_store_n(word(journal, STATE_AT), 2 * n + 2, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
+static PyObject *turn(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    int msqid, stop = 0;
+    Py_ssize_t qnum, room, steps = 0;
+    PyObject *out;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "KinnO!", &address, &msqid, &qnum, &room, &PyByteArray_Type, &out))
+        return NULL;
+    byte *journal = (byte *)(uintptr_t)address;
+    byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
+    size_t fitting = room;
+    Py_BEGIN_ALLOW_THREADS
+    for (uint64_t state; !stop && steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
+        size_t left = end - to < HEAD_MOST + 8 ? 0 : end - to - HEAD_MOST - 8;
+        if (state & 1)
+            stop = ODD;
+        else
+            stop = turn_one(journal, msqid, state >> 1, &fitting, start == end ? SIZE_MAX : left);
+        if (!stop && start != end) {
+            uint64_t mtype, size = *word(journal, SIZE_AT);
+            memcpy(&mtype, journal + SLOTS_AT, 8);
+            to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
+            to = put_field(put_field(to, 1, mtype), 2, size);
+            memcpy(to, journal + SLOTS_AT + 8, size);
+            memset(to + size, 0, padding(size));
+            to += size + padding(size);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, stop);
+}
+
 /* ---- the module -------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -818,6 +896,7 @@ static PyMethodDef methods[] = {
     {"read_sets", read_sets, METH_VARARGS, NULL},
     {"make_queues", make_queues, METH_VARARGS, NULL},
     {"make_sets", make_sets, METH_VARARGS, NULL},
+    {"turn", turn, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

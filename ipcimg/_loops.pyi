@@ -53,3 +53,7 @@ def make_sets(
     kind: int,
     /,
 ) -> tuple[int, int, int, int, int]: ...
+
+# The turn of a queue, on its journal's memory; without framing where out is empty → end of what was framed, room that
+# sufficed, why; where the state of the journal is odd then, a message is under way
+def turn(journal: int, msqid: int, qnum: int, room: int, out: bytearray, /) -> tuple[int, int, int]: ...
