@@ -864,9 +864,11 @@ static PyObject *turn(PyObject *self, PyObject *args)
     size_t fitting = room;
     Py_BEGIN_ALLOW_THREADS
     for (uint64_t state; !stop && steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
-        size_t left = end - to < HEAD_MOST + 8 ? 0 : end - to - HEAD_MOST - 8;
+        size_t left = end - to - HEAD_MOST - 8;
         if (state & 1)
             stop = ODD;
+        else if (start != end && end - to < HEAD_MOST + 8)
+            stop = FULL;
         else
             stop = turn_one(journal, msqid, state >> 1, &fitting, start == end ? SIZE_MAX : left);
         if (!stop && start != end) {
