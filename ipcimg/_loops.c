@@ -885,6 +885,293 @@ static PyObject *turn(PyObject *self, PyObject *args)
     return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, stop);
 }
 
+/* ---- the data of a segment --------------------------------------------------------------------------------------- */
+
+/* A piece of a segment's data: runs of it, back to back in memory. See pieces.py. */
+struct run {
+    uint64_t offset, length; /* bytes, in the segment */
+};
+
+struct runs {
+    struct run *at;
+    size_t count, room;
+};
+
+static int add_run(struct runs *runs, uint64_t offset, uint64_t length)
+{
+    if (runs->count) {
+        struct run *last = runs->at + runs->count - 1;
+        if (last->offset + last->length == offset) {
+            last->length += length;
+            return 1;
+        }
+    }
+    if (runs->count == runs->room)
+        return 0;
+    runs->at[runs->count++] = (struct run){offset, length};
+    return 1;
+}
+
+/* The runs that a bytearray has room for, of which count are there. */
+static int runs_of(PyObject *packed, Py_ssize_t count, struct runs *runs)
+{
+    size_t room = PyByteArray_Size(packed) / sizeof(struct run);
+    if (count < 0 || (size_t)count > room) {
+        PyErr_SetString(PyExc_ValueError, "more runs than there is room for");
+        return 0;
+    }
+    *runs = (struct runs){(struct run *)PyByteArray_AsString(packed), count, room};
+    return 1;
+}
+
+static int read_all(int fd, byte *to, size_t size, off_t offset)
+{
+    while (size) {
+        ssize_t n = pread(fd, to, size, offset);
+        if (n <= 0)
+            return n ? errno : EIO;
+        to += n, size -= n, offset += n;
+    }
+    return 0;
+}
+
+static int write_all(int fd, const byte *from, size_t size, off_t offset)
+{
+    while (size) {
+        ssize_t n = pwrite(fd, from, size, offset);
+        if (n <= 0)
+            return n ? errno : EIO;
+        from += n, size -= n, offset += n;
+    }
+    return 0;
+}
+
+static PyObject *gather(PyObject *self, PyObject *args)
+{
+    int fd, stop = 0;
+    Py_ssize_t at, hole, end, page;
+    PyObject *data, *packed;
+    struct runs runs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "innnnO!O!", &fd, &at, &hole, &end, &page, &PyByteArray_Type, &data, &PyByteArray_Type,
+                          &packed) ||
+        !runs_of(packed, 0, &runs))
+        return NULL;
+    byte *to = (byte *)PyByteArray_AsString(data);
+    size_t size = 0, room = PyByteArray_Size(data);
+    Py_BEGIN_ALLOW_THREADS
+    while (at < end && size < room) {
+        if (at >= hole) {
+            off_t start = lseek(fd, at, SEEK_DATA);
+            if (start < 0 && errno != ENXIO) {
+                stop = errno;
+                break;
+            }
+            if (start < 0 || start >= end) { /* nothing but a hole from here on */
+                at = end;
+                break;
+            }
+            off_t last = lseek(fd, start, SEEK_HOLE);
+            if (last < 0) {
+                stop = errno;
+                break;
+            }
+            last += -last & (page - 1);
+            at = start;
+            hole = last < end ? last : end;
+        }
+        size_t length = (size_t)(hole - at) < room - size ? (size_t)(hole - at) : room - size;
+        if (runs.count == runs.room)
+            break;
+        stop = read_all(fd, to + size, length, at);
+        if (stop)
+            break;
+        add_run(&runs, at, length);
+        at += length;
+        size += length;
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nnnni", at, hole, (Py_ssize_t)size, (Py_ssize_t)runs.count, stop);
+}
+
+static PyObject *scatter(PyObject *self, PyObject *args)
+{
+    int fd, stop = 0;
+    Py_ssize_t n, count, at, end;
+    PyObject *data, *packed;
+    struct runs runs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "inO!O!nnn", &fd, &end, &PyByteArray_Type, &data, &PyByteArray_Type, &packed, &count,
+                          &n, &at) ||
+        !runs_of(packed, count, &runs))
+        return NULL;
+    const byte *from = (const byte *)PyByteArray_AsString(data);
+    size_t size = PyByteArray_Size(data);
+    if (n < 0 || at < 0 || (size_t)at > size)
+        return PyErr_Format(PyExc_ValueError, "outside the buffer");
+    Py_BEGIN_ALLOW_THREADS
+    for (; n < count; n++) {
+        struct run run = runs.at[n];
+        if (run.length > size - at || run.offset > (uint64_t)end || run.length > end - run.offset) {
+            stop = ODD;
+            break;
+        }
+        stop = write_all(fd, from + at, run.length, run.offset);
+        if (stop)
+            break;
+        at += run.length;
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nni", n, at, stop);
+}
+
+static int is_zero(const byte *at, size_t size)
+{
+    /* Most pages that are not zero show it in their first words; the rest is compared with itself, a word further. */
+    uint64_t first[4];
+    memcpy(first, at, sizeof first);
+    return !(first[0] | first[1] | first[2] | first[3]) && !memcmp(at, at + 8, size - 8);
+}
+
+static PyObject *drop_zeros(PyObject *self, PyObject *args)
+{
+    Py_ssize_t count, page;
+    PyObject *data, *packed, *kept_packed;
+    struct runs runs, kept;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!O!nO!n", &PyByteArray_Type, &data, &PyByteArray_Type, &packed, &count,
+                          &PyByteArray_Type, &kept_packed, &page) ||
+        !runs_of(packed, count, &runs) || !runs_of(kept_packed, 0, &kept))
+        return NULL;
+    byte *start = (byte *)PyByteArray_AsString(data), *to = start, *from = start;
+    uint64_t left = PyByteArray_Size(data);
+    if (page < 32 || kept.room < left / page)
+        return PyErr_Format(PyExc_ValueError, "no room for a run of each page");
+    for (Py_ssize_t n = 0; n < count; n++) {
+        if (runs.at[n].length % page || runs.at[n].length > left)
+            return PyErr_Format(PyExc_ValueError, "no whole pages, or outside the buffer");
+        left -= runs.at[n].length;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t n = 0; n < count; n++) {
+        uint64_t offset = runs.at[n].offset, end = offset + runs.at[n].length;
+        while (offset < end) {
+            uint64_t length = 0; /* of what is to be kept from here on */
+            while (offset + length < end && !is_zero(from + length, page))
+                length += page;
+            if (length) {
+                if (to != from)
+                    memmove(to, from, length);
+                add_run(&kept, offset, length);
+                to += length;
+            }
+            while (offset + length < end && is_zero(from + length, page))
+                length += page;
+            from += length;
+            offset += length;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nn", (Py_ssize_t)(to - start), (Py_ssize_t)kept.count);
+}
+
+/* ---- page maps --------------------------------------------------------------------------------------------------- */
+
+enum { PAGEMAP_ENTRY_MOST = 4 + 2 * 11 + 2 * 6, PE_PRESENT = 4 };
+
+static PyObject *frame_runs(PyObject *self, PyObject *args)
+{
+    Py_ssize_t count, page;
+    int exact;
+    PyObject *packed;
+    struct runs runs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!nnp", &PyByteArray_Type, &packed, &count, &page, &exact) ||
+        !runs_of(packed, count, &runs))
+        return NULL;
+    PyObject *framed = PyByteArray_FromStringAndSize(NULL, count * PAGEMAP_ENTRY_MOST);
+    if (!framed)
+        return NULL;
+    byte *start = (byte *)PyByteArray_AsString(framed), *to = start;
+    for (Py_ssize_t n = 0; n < count; n++) {
+        uint64_t pages = runs.at[n].length / page;
+        byte *entry = to + 4, *end = put_field(entry, 1, runs.at[n].offset);
+        end = put_field(end, 2, exact || pages > UINT32_MAX ? 0 : pages);
+        end = put_field(put_field(end, 4, PE_PRESENT), 5, pages);
+        put_u32(to, end - entry);
+        to = end;
+    }
+    if (PyByteArray_Resize(framed, to - start) < 0) {
+        Py_DECREF(framed);
+        return NULL;
+    }
+    return framed;
+}
+
+static int next_is(const struct span *from, unsigned number)
+{
+    return from->at < from->end && *from->at == number << 3;
+}
+
+/* The run of pages that are in the set itself, whose entry is at *from, which is moved behind it. low is where the run
+ * before ends. Gives 0, FULL or ODD. */
+static int get_run(struct span *from, uint64_t page, uint64_t low, uint64_t high, struct run *run)
+{
+    struct span entry, next = *from;
+    uint64_t compat, pages, flags = PE_PRESENT;
+    int stop = get_entry(&next, &entry);
+    if (stop)
+        return stop;
+    if (!get_field(&entry, 1, 0, &run->offset) || !get_field(&entry, 2, 0, &compat))
+        return ODD;
+    pages = compat; /* up to CRIU 4.1 */
+    if ((next_is(&entry, 4) && !get_field(&entry, 4, 0, &flags)) ||
+        (next_is(&entry, 5) && !get_field(&entry, 5, 0, &pages)) || entry.at != entry.end || flags != PE_PRESENT || (compat && compat != pages) || !pages || run->offset % page || run->offset < low ||
+        run->offset > high || pages > (high - run->offset) / page)
+        return ODD;
+    run->length = pages * page;
+    *from = next;
+    return 0;
+}
+
+static PyObject *next_runs(PyObject *self, PyObject *args)
+{
+    Py_ssize_t at, end, count;
+    int stop = 0;
+    unsigned long long page, high, offset, left, room, size = 0;
+    PyObject *block, *packed;
+    struct span from;
+    struct runs runs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!nnKKKKKO!n", &PyByteArray_Type, &block, &at, &end, &page, &high, &offset, &left,
+                          &room, &PyByteArray_Type, &packed, &count) ||
+        !span_of(block, at, end, &from) || !runs_of(packed, count, &runs))
+        return NULL;
+    const byte *start = from.at;
+    if (!page)
+        return PyErr_Format(PyExc_ValueError, "no size of a page");
+    Py_BEGIN_ALLOW_THREADS
+    while (size < room) {
+        if (!left) {
+            struct run run;
+            stop = get_run(&from, page, offset, high, &run);
+            if (stop)
+                break;
+            offset = run.offset;
+            left = run.length;
+        }
+        uint64_t length = left < room - size ? left : room - size;
+        if (!add_run(&runs, offset, length))
+            break;
+        offset += length;
+        left -= length;
+        size += length;
+    }
+    Py_END_ALLOW_THREADS
+    at += from.at - start;
+    return Py_BuildValue("nnKKKi", at, (Py_ssize_t)runs.count, size, offset, left, stop);
+}
+
 /* ---- the module -------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -899,6 +1186,11 @@ static PyMethodDef methods[] = {
     {"make_queues", make_queues, METH_VARARGS, NULL},
     {"make_sets", make_sets, METH_VARARGS, NULL},
     {"turn", turn, METH_VARARGS, NULL},
+    {"gather", gather, METH_VARARGS, NULL},
+    {"scatter", scatter, METH_VARARGS, NULL},
+    {"drop_zeros", drop_zeros, METH_VARARGS, NULL},
+    {"frame_runs", frame_runs, METH_VARARGS, NULL},
+    {"next_runs", next_runs, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -27,6 +27,7 @@ from .image import MAX_ENTRY, MAX_PLAIN, Block, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
+from .pieces import RUN, Piece, Runs
 
 # The names are crit's, the numbers those of criu/include/magic.h.
 MAGICS = {
@@ -554,14 +555,6 @@ class ImageExtent:
     offset: int
     length: int
 
-    def write_to(self, file: BinaryIO) -> None:
-        """See model.Extent."""
-        block = memoryview(bytearray(min(model.PIECE, self.length)))
-        for start in range(0, self.length, model.PIECE):
-            view = block[: min(model.PIECE, self.length - start)]
-            self.read_into(view, start)
-            file.write(view)
-
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""
         self.image.read_into(view, self.position + start)
@@ -625,6 +618,31 @@ class PagemapEncoder:
             raise DirectoryError(f"pages-{U32_MAX}.img leaves no number for the pages of another segment")
         self._writer, self._exact = _writer(file, "PAGEMAP"), exact
         self._writer.entry(criu.pagemap_head(pages_id=pages_id).SerializeToString())
+        self._last: tuple[int, int] | None = None  # the last run of the piece before, which may go on
+
+    def add_piece(self, piece: Piece, page_size: int) -> None:
+        """The runs of a piece whose data was appended to the pages file. Uses them up; finish() is to follow."""
+        if not piece.count:
+            return
+        if self._last is not None:
+            offset, length = self._last
+            first, its_length = RUN.unpack_from(piece.runs)
+            if offset + length == first:
+                RUN.pack_into(piece.runs, 0, offset, length + its_length)
+            else:
+                self.add(offset, length // page_size)
+        piece.count -= 1
+        self._last = RUN.unpack_from(piece.runs, piece.count * RUN.size)
+        if loops.c is not None:
+            self._writer.framed(loops.c.frame_runs(piece.runs, piece.count, page_size, self._exact))
+            return
+        for offset, length in RUN.iter_unpack(piece.packed):
+            self.add(offset, length // page_size)
+
+    def finish(self, page_size: int) -> None:
+        """To be called after the last piece."""
+        if self._last is not None:
+            self.add(self._last[0], self._last[1] // page_size)
 
     def add(self, offset: int, pages: int) -> None:
         """A run of pages that were appended to the pages file."""
@@ -644,6 +662,78 @@ def decode_pagemap(image: ImageFile, page_size: int) -> tuple[int, Iterator[Page
     return head.pages_id, (run for run, _ in _page_runs(reader, page_size))
 
 
+class StoredRuns:
+    """The runs of a page map, by as many as there is room for."""
+
+    def __init__(self, image: ImageFile, page_size: int, end: int) -> None:
+        """end is where the segment ends, with its last page. Raises ImageError."""
+        self.image, self._page_size, self._end = image, page_size, end
+        reader = _open(image, "PAGEMAP")
+        self.pages_id: int = _only(reader, criu.pagemap_head()).pages_id
+        self._offset, self._left = 0, 0  # where what comes next begins in the segment; how much of its run is to come
+        # A part of the image, where the next entry begins in it, where it ends, and that place in the image.
+        self._block, self._at, self._filled, self._read = bytearray(Reader.BUFFER), 0, 0, reader.offset
+        # All that the loop in C has left, from the first entry on that is out of the ordinary.
+        self._rest: Iterator[tuple[PageRun, object]] | None = None if loops.c else _page_runs(reader, page_size)
+
+    def into(self, some: Runs) -> PageRun | None:
+        """Add as many as there is room for, which are in the set itself, in the order of its pages file.
+
+        The last may go on. At the end of the page map nothing is added. Before a run that is in the parent it stops,
+        and gives that. Raises ImageError.
+        """
+        while some.left:
+            if self._rest is None:
+                self._take(some)
+                continue
+            if not self._left:
+                run, _ = next(self._rest, (None, None))
+                if run is None:
+                    break
+                length = run.pages * self._page_size
+                if run.offset + length > self._end:
+                    raise beyond_the_end(self.image, run, length, self._end)
+                if run.in_parent:
+                    return run
+                self._offset, self._left = run.offset, length
+            length = min(self._left, some.left)
+            some.add(self._offset, length)
+            self._offset, self._left = self._offset + length, self._left - length
+        return None
+
+    def _take(self, some: Runs) -> None:
+        """As into(), by the loop in C, as far as the entries are ordinary ones; what is left of them goes to _rest."""
+        self._at, some.count, size, self._offset, self._left, why = loops.c.next_runs(
+            self._block,
+            self._at,
+            self._filled,
+            self._page_size,
+            self._end,
+            self._offset,
+            self._left,
+            some.left,
+            some.runs,
+            some.count,
+        )
+        some.size += size
+        if why == loops.ODD or (why == loops.FULL and not self._more()):
+            reader = self.image.reader(self._read - (self._filled - self._at))
+            self._rest = _page_runs(reader, self._page_size, self._offset)
+
+    def _more(self) -> bool:
+        """Read on in the image. Gives whether anything came."""
+        rest = self._block[self._at : self._filled]
+        self._block[: len(rest)] = rest
+        n = self.image.read_some(memoryview(self._block)[len(rest) :], self._read)
+        self._at, self._filled, self._read = 0, len(rest) + n, self._read + n
+        return n > 0
+
+
+def beyond_the_end(image: ImageFile, run: PageRun, length: int, end: int) -> ImageError:
+    """The error for a run that reaches beyond its segment."""
+    return ImageError(image.path, run.place, f"pages up to {run.offset + length:#x}; the segment ends at {end:#x}")
+
+
 def decode_pagemap_fields(image: ImageFile, page_size: int) -> tuple[int, Iterator[dict[str, int]]]:
     """As decode_pagemap(), but of each run the fields that are set in its entry, by CRIU's names. Raises ImageError."""
     reader = _open(image, "PAGEMAP")
@@ -652,8 +742,8 @@ def decode_pagemap_fields(image: ImageFile, page_size: int) -> tuple[int, Iterat
     return head.pages_id, ({field.name: value for field, value in entry.ListFields()} for entry in entries)
 
 
-def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.pagemap_entry]]:
-    end = 0
+def _page_runs(reader: Reader, page_size: int, end: int = 0) -> Iterator[tuple[PageRun, criu.pagemap_entry]]:
+    """The runs from the reader on; the one before ends at end."""
     while True:
         start = reader.offset
         entry = _next(reader, criu.pagemap_entry())

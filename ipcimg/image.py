@@ -242,9 +242,9 @@ class Writer:
             raise IpcimgError(f"an entry of {len(data)} bytes would be too long: readers take {MAX_ENTRY} at most")
         self._write(_U32.pack(len(data)) + data)
 
-    def framed(self, piece: memoryview) -> None:
-        """Append entries and payloads that are framed already."""
-        self._write(piece)
+    def framed(self, data: bytes | bytearray | memoryview) -> None:
+        """Append entries and payloads as they are."""
+        self._write(data)
 
     def payload(self, data: bytes | memoryview, alignment: int) -> None:
         """Append a payload and its padding."""

@@ -1,7 +1,7 @@
 """The loops in C, _loops.c, where they could be built; c is None where there are none.
 
-They do what msg.py, sem.py, create.py and codec.py do as well, without the interpreter between two system calls. Those
-are the reference, and go on where a loop stops at what is out of the ordinary. IPCIMG_LOOPS=python does without C.
+They do what modules in Python do as well, without the interpreter between two system calls. Those are the reference,
+and go on where a loop stops at what is out of the ordinary. IPCIMG_LOOPS=python does without C.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -144,7 +144,7 @@ class SemaphoreSet:
         return len(self.values)
 
 
-PIECE = 128 << 10  # bytes
+PIECE = 128 << 10  # bytes that are copied at a time
 
 
 class Extent(Protocol):
@@ -157,9 +157,6 @@ class Extent(Protocol):
     @property
     def length(self) -> int:
         """Bytes, a multiple of the page size; the last page may reach beyond the segment's size."""
-
-    def write_to(self, file: BinaryIO) -> None:
-        """Append the data, length bytes, to the file, at most PIECE bytes at a time. Raises OSError or ImageError."""
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """Fill view with the data from start on. Raises OSError or ImageError, also for a short file."""

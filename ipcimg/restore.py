@@ -15,7 +15,7 @@ from .directory import ImageDirectory
 from .errors import KernelError, LossError, ObjectError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
-from .model import NAMES, Contents, Counts, Variables
+from .model import NAMES, Contents, Counts, SharedMemory, Variables
 from .preflight import Preflight
 from .preset import Preset
 from .selection import EVERYTHING, Name, Selection
@@ -68,12 +68,17 @@ def restore(
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
-        images.verify()
+        images.verify(images.names(pages=False))
         here = stack.enter_context(namespace.own())
         entered = target or here
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()), images.page_size)
+        unread = images.names(pages=True)
         for kind, one, counts in images.walk():
             preflight.add(kind, one, counts)
+            if isinstance(one, SharedMemory) and only.wants(kind, one.permissions.id, one.permissions.key):
+                unread.discard(imageset.pages_file(one) or "")
+        # The pages of what is restored are compared with their digests while they are read; nobody sees them before.
+        images.verify(unread)
         only.expect(preflight.wanted)
         contents = only.of(images.contents)
         if variables is None:
