@@ -36,20 +36,34 @@ _MOVED_AT_MOST = 20  # lines
 _GRANULE = 4096  # bytes: how exactly differences of segments are told, whatever the size of a page
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal. argparse asks shutil for that whenever an option is added, and it is long in coming."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
+        except (OSError, ValueError):  # no terminal, or no number
+            columns = 0
+        super().__init__(prog, width=(columns or 80) - 2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ipcimg."""
     parser = argparse.ArgumentParser(
         prog="ipcimg",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Dump a System V IPC namespace into CRIU-compatible images, and restore it from them.",
     )
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # Without prog argparse would format a usage for it, and ask for the size of the terminal.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
     dump = commands.add_parser(
         "dump",
         help="write an IPC namespace into images",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Write everything in an IPC namespace into an image directory.",
     )
     _add_namespace(dump, "namespace to dump")
@@ -86,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "restore",
         help="make an IPC namespace from images",
         allow_abbrev=False,
+        formatter_class=_Help,
         usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
         description="Make everything that an image directory holds, under the same ids.",
     )
@@ -122,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify",
         help="is a set of images whole, and as it was written",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
     )
     verify.add_argument("images_dir", metavar="DIR", help="the image directory")
@@ -132,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "diff",
         help="compare two sets of images, or one and a living namespace",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Say what differs between A and B, each an image directory, ns:PID or ns:PATH. "
         "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
     )
@@ -148,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encode",
         help="make an image from JSON",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Write an image from what `ipcimg-show --json` or `crit decode` has printed of one.",
     )
     encode.add_argument("json", metavar="JSON", help="the file with the JSON; - for standard input")
@@ -159,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "recover",
         help="undo a restore that was killed; complete or remove what a killed dump left",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Undo a restore into a namespace whose process was killed. With -D, look at an image directory "
         "instead, unless a namespace is named as well: a set that a killed dump had written whole is put in its place, "
         "anything less is removed.",
@@ -171,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check",
         help="can this kernel, with these rights, do it",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Try each feature on a throwaway namespace; status 0 if all that were asked for work.",
     )
     check.add_argument("--feature", metavar="NAME", action="append", help="only this one (may be repeated)")
@@ -183,6 +203,7 @@ def show_main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ipcimg-show",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Show what images of an IPC namespace hold: ipcimg's or CRIU's. Needs no root.",
     )
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -27,7 +26,13 @@ def _xxh3() -> Digest:
     return xxhash.xxh3_128()
 
 
-ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": hashlib.sha256}
+def _sha256() -> Digest:
+    import hashlib  # likewise: it takes OpenSSL along
+
+    return hashlib.sha256()
+
+
+ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": _sha256}
 
 
 class DigestingFile(io.RawIOBase):

@@ -6,15 +6,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import criudump, digest, imageset, interrupts, journal, msg, namespace, owners, sem, shm, sysctl, var
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
-from .freeze import Frozen, running
-from .freeze import frozen as frozen_by_us
 from .manifest import Consistency
 from .model import Contents, Counts
 from .reading import Reading
 from .selection import EVERYTHING, Selection
+
+if TYPE_CHECKING:
+    from .freeze import Frozen
 
 _TRIES = 3
 _MOVED_AT_MOST = 1000  # sentences of a manifest
@@ -101,6 +103,8 @@ def dump(
 
 def _refuse_running(source: namespace.IpcNamespace | None) -> None:
     """Raise NamespaceError where a process that CRIU has dumped goes on: it would not fit to what we dump."""
+    from .freeze import running
+
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
         with doing(f"looking for the processes of {source.described}"):
@@ -130,7 +134,11 @@ def living(
         source = source or stack.enter_context(namespace.own())
         seen_as = owners.of(source.fd)
         stack.enter_context(source.locked())
-        stopped = stack.enter_context(frozen_by_us(source)) if freeze else None
+        stopped = None
+        if freeze:
+            from .freeze import frozen as frozen_by_us  # takes as long to import as a small dump to make
+
+            stopped = stack.enter_context(frozen_by_us(source))
         stack.enter_context(source.entered())
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.

@@ -11,7 +11,6 @@ import array
 import ctypes
 import errno
 import os
-import platform
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
 
 # linux/sched.h
@@ -95,11 +94,12 @@ MADV_DONTFORK = 10
 MADV_POPULATE_READ = 22  # Linux 5.14
 MADV_POPULATE_WRITE = 23
 
+_MACHINE = os.uname().machine
 _PADDED_SEMID_DS = ("x86_64",)
 _GENERIC = ("aarch64", "riscv64", "loongarch64")
 # The numbers of setresuid(2), setresgid(2) and kcmp(2): asm/unistd_64.h of x86, asm-generic/unistd.h of the others.
-_SETRESUID, _SETRESGID = (117, 119) if platform.machine() == "x86_64" else (147, 149)
-_KCMP = 312 if platform.machine() == "x86_64" else 272
+_SETRESUID, _SETRESGID = (117, 119) if _MACHINE == "x86_64" else (147, 149)
+_KCMP = 312 if _MACHINE == "x86_64" else 272
 
 
 class ipc_perm(ctypes.Structure):
@@ -152,7 +152,7 @@ class msqid_ds(ctypes.Structure):
 
 _TIMES = (
     (("sem_otime", c_long), ("_pad1", c_ulong), ("sem_ctime", c_long), ("_pad2", c_ulong))
-    if platform.machine() in _PADDED_SEMID_DS
+    if _MACHINE in _PADDED_SEMID_DS
     else (("sem_otime", c_long), ("sem_ctime", c_long))
 )
 
@@ -226,9 +226,9 @@ class _statfs(ctypes.Structure):
     f_bsize: int
 
 
-if platform.machine() not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
+if _MACHINE not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
     raise ImportError(
-        f"ipcimg does not know the IPC structures of {platform.machine()}; it supports 64-bit "
+        f"ipcimg does not know the IPC structures of {_MACHINE}; it supports 64-bit "
         f"{', '.join(_PADDED_SEMID_DS + _GENERIC)}"
     )
 

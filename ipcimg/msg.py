@@ -12,12 +12,15 @@ import errno
 import functools
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from . import libc, loops, sysctl
-from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
 from .reading import Reading, stat_any
+
+if TYPE_CHECKING:
+    from .create import Creator
 
 _ROOM = 256  # bytes of a buffer, at least: for less the kernel does not work less
 _QNUM_MOST = 1 << 10  # messages of a queue that is dumped in one go with others

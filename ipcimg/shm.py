@@ -18,15 +18,18 @@ import mmap
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import digest, libc
-from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .loops import c
 from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory
 from .pieces import Piece, ahead, one_by_one, rooms
 from .pieces import of as pieces_of
 from .reading import Reading, stat_any, vanished
+
+if TYPE_CHECKING:
+    from .create import Creator
 
 _PAGE = mmap.PAGESIZE
 _SCAN = 1 << 20  # pages asked mincore(2) for at a time
