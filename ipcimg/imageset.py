@@ -147,17 +147,20 @@ class ImageSet:
     def _refuse_second(self, kind: str, one: model.Object, seen: dict[str, set[int]]) -> None:
         """Raise ImageError where the object has what must be its own from one that was seen before."""
         p = one.permissions
-        of_its_own = [(f"id of {kind}", p.id, "is in the image twice")]
+        self._refuse_seen(seen[f"id of {kind}"], p.id, kind, p, "is in the image twice")
         if p.key:
-            of_its_own.append((f"key of {kind}", p.key, "has the key of another one in the image"))
+            self._refuse_seen(seen[f"key of {kind}"], p.key, kind, p, "has the key of another one in the image")
         if isinstance(one, model.SharedMemory) and isinstance(one.extents, _Stored):
-            pages_id = one.extents.pages_id
-            of_its_own.append(("pages", pages_id, f"has its pages in {pages_name(pages_id)}, which another one has"))
-        for what, number, why in of_its_own:
-            if number in seen[what]:
-                path = os.path.join(self.directory.path, kind_name(kind, self.ns_id))
-                raise ImageError(path, None, f"{p.named(kind)} {why}")
-            seen[what].add(number)
+            name = pages_name(one.extents.pages_id)
+            self._refuse_seen(
+                seen["pages"], one.extents.pages_id, kind, p, f"has its pages in {name}, which another one has"
+            )
+
+    def _refuse_seen(self, seen: set[int], number: int, kind: str, permissions: model.Permissions, why: str) -> None:
+        if number in seen:
+            path = os.path.join(self.directory.path, kind_name(kind, self.ns_id))
+            raise ImageError(path, None, f"{permissions.named(kind)} {why}")
+        seen.add(number)
 
     def check(self) -> model.Counts:
         """Compare digests, go through everything, and count it. Raises ImageError."""

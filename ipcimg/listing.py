@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import array
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from . import loops
 from .selection import Name
@@ -39,6 +39,11 @@ class Table:
         """Kind, id and key of the object of a line."""
         key, object_id, _ = line.split(None, 2)
         return self.kind, int(object_id), int(key) % (1 << 32)
+
+    def latest(self, line: bytes, times: Sequence[str]) -> int:
+        """The latest of the times of a line, columns by their names."""
+        fields = line.split()
+        return max([int(fields[self._columns.index(name)]) for name in times])
 
     def row(self, line: bytes) -> Row:
         """All of a line."""

@@ -131,8 +131,7 @@ class Reading:
         """The latest time of all wanted objects, and whose it is."""
         times, latest, whose = _TIMES[table.kind], 0, b"0 0 0"
         for line in self._wanted(table) if times else ():
-            row = table.row(line)
-            last = max(row[time] for time in times)
+            last = table.latest(line, times)
             if last > latest:
                 latest, whose = last, line
         return latest, object_name(*table.name(whose))
