@@ -23,12 +23,14 @@ from .describe import printable
 from .errors import ConflictError, IpcimgError, explain
 from .interrupts import Interrupted
 from .model import NAMES
+from .progress import shown
 from .selection import KINDS, Selection
 
 if TYPE_CHECKING:
     from .diff import Summary
     from .model import Counts
     from .namespace import IpcNamespace
+    from .progress import Progress
     from .restore import Restored
 
 DONE, FAILED, WRONG = 0, 1, 2
@@ -94,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="where the namespace is in use all the time, dump it all the same, and record what moved",
     )
+    _add_progress(dump)
     dump.set_defaults(run=_dump)
 
     restore = commands.add_parser(
@@ -130,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     restore.add_argument(
         "-v", "--verbose", action="count", default=0, help="list what is in the images and nobody can restore"
     )
+    _add_progress(restore)
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_restore)
 
@@ -142,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     verify.add_argument("images_dir", metavar="DIR", help="the image directory")
     verify.add_argument("--ns-id", type=_number, metavar="N", help="only this set of the directory")
+    _add_progress(verify)
     verify.set_defaults(run=_verify)
 
     diff = commands.add_parser(
@@ -244,6 +249,14 @@ def _add_directory(parser: argparse.ArgumentParser, among: argparse._MutuallyExc
     directory = parser if among is None else among
     directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help="the image directory")
     parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="show no progress (default: on a terminal, from the first second on)",
+    )
 
 
 def _add_frozen(parser: argparse.ArgumentParser) -> None:
@@ -375,6 +388,10 @@ def _say(parser: argparse.ArgumentParser, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def _progress(options: argparse.Namespace, what: str) -> contextlib.AbstractContextManager[Progress]:
+    return shown(what, wanted=not options.no_progress)
+
+
 def _namespace(options: argparse.Namespace) -> IpcNamespace:
     from . import namespace
 
@@ -410,7 +427,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
             )
     directory = options.images_dir if options.criu_set is None else options.criu_set
-    with _namespace(options) as source:
+    with _namespace(options) as source, _progress(options, "dumping") as progress:
         source.enter()  # for good: not everybody who may go there may come back
         dumped = dump(
             directory,
@@ -424,6 +441,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             frozen=options.frozen_by_caller,
             allow_inconsistent=options.allow_inconsistent,
             criu_set=options.criu_set is not None,
+            progress=progress,
         )
     moved = dumped.consistency.moved
     for what in moved[:_MOVED_AT_MOST]:
@@ -454,19 +472,21 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
         target.enter()
         stack.enter_context(interrupts.handled())
-        restored = restore(
-            options.images_dir,
-            target,
-            ns_id=options.ns_id,
-            only=_selection(options),
-            variables=options.vars,
-            into_free_ids=options.into_free_ids,
-            hold=options.hold,
-            strict=options.strict,
-            creator_stays=bool(command),
-            reachable=not options.new_ns or options.pin is not None,
-            report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
-        )
+        with _progress(options, "restoring") as progress:
+            restored = restore(
+                options.images_dir,
+                target,
+                ns_id=options.ns_id,
+                only=_selection(options),
+                variables=options.vars,
+                into_free_ids=options.into_free_ids,
+                hold=options.hold,
+                strict=options.strict,
+                creator_stays=bool(command),
+                reachable=not options.new_ns or options.pin is not None,
+                report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
+                progress=progress,
+            )
         try:
             if not options.new_ns:
                 interrupts.finished()
@@ -530,7 +550,8 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     for ns_id in directory.chosen_sets(options.ns_id):
         try:
             images = imageset.ImageSet(directory, ns_id)
-            counts = images.check()
+            with _progress(options, "verifying") as progress:
+                counts = images.check(progress)
         except IpcimgError as error:
             _say(parser, f"Error: {error}")
             status = FAILED

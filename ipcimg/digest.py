@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
+from .progress import NOBODY, Progress
+
 DEFAULT = "xxh3-128"  # against mishap; sha256 also against malice, where the manifest's own digest is kept elsewhere
 
 
@@ -42,8 +44,9 @@ class DigestingFile(io.RawIOBase):
     pieces.py: then what is digested is what is written.
     """
 
-    def __init__(self, fd: int, algorithm: str) -> None:
-        self._fd, self._digest, self.size = fd, ALGORITHMS[algorithm](), 0
+    def __init__(self, fd: int, algorithm: str, progress: Progress = NOBODY) -> None:
+        """progress is told of what is written."""
+        self._fd, self._digest, self.size, self._progress = fd, ALGORITHMS[algorithm](), 0, progress
 
     def writable(self) -> bool:
         return True
@@ -55,6 +58,7 @@ class DigestingFile(io.RawIOBase):
         written = os.write(self._fd, data)
         self._digest.update(memoryview(data)[:written])
         self.size += written
+        self._progress.done(written)
         return written
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from . import criudump, digest, imageset, interrupts, journal, msg, namespace, o
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
 from .manifest import Consistency
 from .model import Contents, Counts
+from .progress import NOBODY, Progress
 from .reading import Reading
 from .selection import EVERYTHING, Selection
 
@@ -51,6 +52,7 @@ def dump(
     frozen: bool = False,
     allow_inconsistent: bool = False,
     criu_set: bool = False,
+    progress: Progress = NOBODY,
 ) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
@@ -60,15 +62,22 @@ def dump(
     that the caller has done that. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
-    with allow_inconsistent, tells what moved. On any error the directory is left as it was. Raises
-    an IpcimgError: ChangedError where the namespace changed meanwhile.
+    with allow_inconsistent, tells what moved. progress is told of what is read. On any error the
+    directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
 
     def attempt(tolerant: bool) -> Dumped:
         with imageset.saving(
-            os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set
+            os.fspath(directory),
+            ns_id=ns_id,
+            force=force,
+            digest_algorithm=digest_algorithm,
+            criu_set=criu_set,
+            progress=progress,
         ) as out:
             with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
+                if progress is not NOBODY and only.everything:
+                    progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
                 contents = found.contents if replacement is None else replacement.noted()
                 counts = imageset.write(contents, out, criu_exact=criu_exact)

@@ -202,7 +202,25 @@ class shm_info(ctypes.Structure):
         ("_unused", c_ulong * 2),
     )
     used_ids: int
+    shm_rss: int
     shm_swp: int
+
+
+class msginfo(ctypes.Structure):
+    """struct msginfo, as MSG_INFO fills it."""
+
+    _fields_ = (
+        ("msgpool", c_int),
+        ("msgmap", c_int),
+        ("msgmax", c_int),
+        ("msgmnb", c_int),
+        ("msgmni", c_int),
+        ("msgssz", c_int),
+        ("msgtql", c_int),
+        ("msgseg", c_ushort),
+    )
+    msgmap: int  # messages in all queues
+    msgtql: int  # their bytes
 
 
 class sembuf(ctypes.Structure):
@@ -393,7 +411,7 @@ def msgget(key: int, flags: int) -> int:
     return _check(_libc.msgget(_signed(key), flags))
 
 
-def msgctl(msqid: int, cmd: int, ds: msqid_ds | None = None) -> int:
+def msgctl(msqid: int, cmd: int, ds: msqid_ds | msginfo | None = None) -> int:
     """msgctl(2); ds is read or filled according to cmd."""
     return _check(_libc.msgctl(msqid, cmd, byref(ds if ds is not None else msqid_ds())))
 

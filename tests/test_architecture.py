@@ -64,7 +64,18 @@ def packages(module: str) -> set[str]:
 
 def test_every_module_has_its_side() -> None:
     """A new module must be put on one side, or be known to both."""
-    known_to_both = {"model", "pieces", "loops", "digest", "selection", "errors", "describe", "diff", "interrupts"}
+    known_to_both = {
+        "model",
+        "pieces",
+        "progress",
+        "loops",
+        "digest",
+        "selection",
+        "errors",
+        "describe",
+        "diff",
+        "interrupts",
+    }
     assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - {"show"} == known_to_both
 
 
@@ -105,22 +116,35 @@ def test_model_knows_nobody() -> None:
         ("google", {"codec"}),
         ("argparse", {"cli"}),
         ("xxhash", {"digest"}),
+        ("tqdm", {"progress"}),
     ],
 )
 def test_one_module_knows(package: str, only: set[str]) -> None:
     assert {module for module in MODULES if package in packages(module)} == only
 
 
-def test_nothing_but_protobuf_and_xxhash_is_needed() -> None:
+def test_nothing_but_protobuf_tqdm_and_xxhash_is_needed() -> None:
     for module in MODULES:
         others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__"}
-        assert others <= {"google", "xxhash"}, module
+        assert others <= {"google", "tqdm", "xxhash"}, module
 
 
 # ---- starting ------------------------------------------------------------------------------
 
 # What a command may read before it does anything. A new name here is some milliseconds for everybody.
-FOR_ALL = {"__init__", "cli", "describe", "digest", "errors", "interrupts", "loops", "model", "pieces", "selection"}
+FOR_ALL = {
+    "__init__",
+    "cli",
+    "describe",
+    "digest",
+    "errors",
+    "interrupts",
+    "loops",
+    "model",
+    "pieces",
+    "progress",
+    "selection",
+}
 FOR_IMAGES = {"codec", "criudump", "directory", "image", "imageset", "manifest"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
