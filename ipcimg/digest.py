@@ -55,8 +55,22 @@ class DigestingFile(io.RawIOBase):
         return self._fd
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        written = os.write(self._fd, data)
+        written = self._write(data)
         self._digest.update(memoryview(data)[:written])
+        return written
+
+    def digest_ahead(self, data: memoryview) -> None:
+        """Digest what is to be appended next; that may be in another thread."""
+        self._digest.update(data)
+
+    def append(self, data: memoryview) -> None:
+        """Write all of what was digested ahead."""
+        done = 0
+        while done < len(data):
+            done += self._write(data[done:])
+
+    def _write(self, data: bytes | memoryview) -> int:
+        written = os.write(self._fd, data)
         self.size += written
         self._progress.done(written)
         return written

@@ -265,6 +265,14 @@ class NewSet:
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[BinaryIO]:
         """A new file of the set, mode 0600, open for writing inside the with block."""
+        with self.unbuffered(name) as raw:
+            file = io.BufferedWriter(raw, _BUFFER)  # type: ignore[type-var]
+            yield file
+            file.flush()
+
+    @contextlib.contextmanager
+    def unbuffered(self, name: str) -> Iterator[DigestingFile]:
+        """As file(), for who writes large pieces."""
         path = os.path.join(self.directory.path, name)
         self._refuse_others(name)
         try:
@@ -272,9 +280,7 @@ class NewSet:
                 name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
             )
             with DigestingFile(fd, self.digest_algorithm, self.progress) as raw:
-                file = io.BufferedWriter(raw, _BUFFER)  # type: ignore[type-var]
-                yield file
-                file.flush()
+                yield raw
                 self.files[name] = File(raw.size, raw.digest)
         except OSError as error:
             raise DirectoryError(f"writing {path}: {explain(error).removeprefix(f'{name}: ')}") from error

@@ -9,7 +9,7 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from . import codec, criudump, digest, manifest, model
 from .directory import (
@@ -29,7 +29,7 @@ from .directory import (
 from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
 from .interrupts import deferred
-from .pieces import Piece, Runs, ahead, one_by_one, rooms
+from .pieces import Piece, Prepare, Runs, ahead, one_by_one, prepared, rooms
 from .pieces import of as pieces_of
 from .progress import NOBODY, Progress
 from .selection import EVERYTHING, Selection
@@ -242,10 +242,10 @@ class _Stored:
             for part in self._parts(runs, pages, itertools.repeat(counted))
         )
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """See pieces.InPieces. At the end the pages file has to be as it was written, if that is known."""
         runs, pages = self._opened()
-        return ahead(self._pieces(runs, pages), pages.size)
+        return ahead(prepared(self._pieces(runs, pages), prepare), pages.size)
 
     def _opened(self) -> tuple[codec.StoredRuns, ImageFile]:
         """The page map and the pages file."""
@@ -454,7 +454,7 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
             encoder.add(segment)
             with (
                 out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
-                out.file(pages_name(pages_id)) as pages_file,
+                out.unbuffered(pages_name(pages_id)) as pages_file,
             ):
                 pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
                 pages += _write_pages(segment, pagemap, pages_file, criu_exact, out.progress)
@@ -502,18 +502,25 @@ def _framed(objects: Iterable[_T], criu_exact: bool) -> Iterable[_T | model.Fram
 
 
 def _write_pages(
-    segment: model.SharedMemory, pagemap: codec.PagemapEncoder, file: BinaryIO, criu_exact: bool, progress: Progress
+    segment: model.SharedMemory,
+    pagemap: codec.PagemapEncoder,
+    file: digest.DigestingFile,
+    criu_exact: bool,
+    progress: Progress,
 ) -> int:
     """The data of a segment, and where it belongs. Gives the number of pages."""
+
+    def prepare(piece: Piece) -> None:
+        piece.pad(PAGE_SIZE)  # only an inline segment of CRIU's older images ends within a page
+        if not criu_exact:
+            piece.drop_zeros(PAGE_SIZE)
+        file.digest_ahead(piece.view)
+
     size = 0
-    with contextlib.closing(pieces_of(segment)) as found:
+    with contextlib.closing(pieces_of(segment, prepare)) as found:
         for piece in found:
-            piece.pad(PAGE_SIZE)  # only an inline segment of CRIU's older images ends within a page
-            if not criu_exact:
-                whole = piece.size
-                piece.drop_zeros(PAGE_SIZE)
-                progress.done(whole - piece.size)
-            file.write(piece.view)
+            progress.done(piece.dropped)
+            file.append(piece.view)
             size += piece.size
             pagemap.add_piece(piece, PAGE_SIZE)
     pagemap.finish(PAGE_SIZE)

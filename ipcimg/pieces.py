@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Generator, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from .loops import c
 from .model import Extent, SharedMemory
 
-ROOM = 512 << 10  # bytes of a piece at most
+ROOM = 1 << 20  # bytes of a piece at most
 _SMALLEST_PAGE, _LARGEST_PAGE = 4096, 64 << 10  # bytes of a page, whatever the machine
-_AHEAD_FROM = 16 * ROOM  # bytes from which on a thread is worth starting
+_AHEAD_FROM = 8 * ROOM  # bytes from which on a thread is worth starting
 RUN = struct.Struct("=QQ")  # offset and length in the segment, bytes
 
 
@@ -68,6 +69,7 @@ class Piece(Runs):
         # There may be a run that is no whole page: the end of a segment.
         super().__init__(room, room // _SMALLEST_PAGE + 1)
         self.data = bytearray(room)
+        self.dropped = 0  # bytes of zeros that were left out
 
     @property
     def view(self) -> memoryview:
@@ -94,11 +96,16 @@ class Piece(Runs):
 
     def drop_zeros(self, page: int) -> None:
         """Leave out the pages that hold nothing but zeros. Runs are of whole pages."""
+        whole = self.size
         if c is not None:
             kept = bytearray(len(self.runs))
             self.size, self.count = c.drop_zeros(self.data, self.runs, self.count, kept, page)
             self.runs = kept
-            return
+        else:
+            self._drop_zeros(page)
+        self.dropped = whole - self.size
+
+    def _drop_zeros(self, page: int) -> None:
         zeros, at, runs = bytes(page), 0, bytes(self.packed)
         self.clear()
         for offset, length in RUN.iter_unpack(runs):
@@ -109,18 +116,68 @@ class Piece(Runs):
                 at += page
 
 
+# What is to be done with each piece before it is used, by whoever makes it: that may be another thread.
+Prepare = Callable[[Piece], None]
+
+
 @runtime_checkable
 class InPieces(Protocol):
     """Extents of a segment that know how to be read by pieces."""
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """All data of the extents. A piece is good until the next but one is asked for. Raises as reading them does."""
 
 
-def of(segment: SharedMemory) -> Generator[Piece, None, None]:
+def as_it_is(piece: Piece) -> None:
+    """Prepare a piece by doing nothing to it."""
+
+
+def of(segment: SharedMemory, prepare: Prepare = as_it_is) -> Generator[Piece, None, None]:
     """The data of a segment by pieces; see InPieces. To be closed by whoever may not go through all of it."""
     extents = segment.extents
-    return extents.pieces() if isinstance(extents, InPieces) else one_by_one(extents, segment.size)
+    if isinstance(extents, InPieces):
+        return extents.pieces(prepare)
+    return prepared(one_by_one(extents, segment.size), prepare)
+
+
+def prepared(pieces: Generator[Piece, None, None], prepare: Prepare) -> Generator[Piece, None, None]:
+    """The same pieces."""
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            prepare(piece)
+            yield piece
+
+
+def ahead(pieces: Generator[Piece, None, None], size: int) -> Generator[Piece, None, None]:
+    """The same pieces; of so many bytes that it pays, each is made in a thread while the caller uses the one before."""
+    if size < _AHEAD_FROM or len(os.sched_getaffinity(0)) < 2:
+        yield from pieces
+        return
+    from queue import SimpleQueue  # not before there is something to do
+
+    go_on: SimpleQueue[bool] = SimpleQueue()
+    made: SimpleQueue[Piece | BaseException | None] = SimpleQueue()
+
+    def make() -> None:
+        while go_on.get():
+            try:
+                made.put(next(pieces, None))
+            except BaseException as error:
+                made.put(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    try:
+        go_on.put(True)
+        while (piece := made.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            go_on.put(True)
+            yield piece
+    finally:
+        go_on.put(False)
+        thread.join()
+        pieces.close()
 
 
 def rooms(size: int) -> Iterator[Piece]:
@@ -151,18 +208,3 @@ def one_by_one(extents: Iterable[Extent], size: int) -> Generator[Piece, None, N
             start += length
     if piece.size:
         yield piece
-
-
-def ahead(pieces: Generator[Piece, None, None], size: int) -> Generator[Piece, None, None]:
-    """The same pieces; of so many bytes that it pays, each is made in a thread while the caller uses the one before."""
-    with contextlib.closing(pieces):
-        if size < _AHEAD_FROM or len(os.sched_getaffinity(0)) < 2:
-            yield from pieces
-            return
-        from concurrent.futures import ThreadPoolExecutor  # not before there is something to do
-
-        with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(next, pieces, None)
-            while (piece := coming.result()) is not None:
-                coming = thread.submit(next, pieces, None)
-                yield piece

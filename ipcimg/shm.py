@@ -24,7 +24,7 @@ from . import digest, libc
 from .errors import ChangedError, ObjectError, explain
 from .loops import c
 from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory
-from .pieces import Piece, ahead, one_by_one, rooms
+from .pieces import Piece, Prepare, ahead, as_it_is, one_by_one, prepared, rooms
 from .pieces import of as pieces_of
 from .progress import NOBODY, Progress
 from .reading import Reading, stat_any, vanished
@@ -59,17 +59,19 @@ class _Watched:
     def __iter__(self) -> Iterator[Extent]:
         return iter(self._mapping)
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """See pieces.InPieces."""
-        with contextlib.closing(self._mapping.pieces()) as found:
-            for piece in found:
-                self.digest.update(piece.packed)
-                self.digest.update(piece.view)
-                yield piece
+
+        def watch(piece: Piece) -> None:
+            self.digest.update(piece.packed)
+            self.digest.update(piece.view)
+            prepare(piece)
+
+        return self._mapping.pieces(watch)
 
     def read_all(self) -> bytes:
         """Read everything for its digest alone."""
-        for _ in self.pieces():
+        for _ in self.pieces(as_it_is):
             pass
         return self.digest.digest()
 
@@ -204,11 +206,12 @@ class _Mapping:
         # mincore(2) does not tell a page that is swapped out from a hole.
         return self._not_zero() if _info().shm_swp else self._resident()
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """See pieces.InPieces."""
         if self._huge_page or self._fd is None:
-            return one_by_one(self, self.length)
-        return ahead(self._gathered(self._fd) if c is not None else one_by_one(self, self.length), self.length)
+            return prepared(one_by_one(self, self.length), prepare)
+        found = self._gathered(self._fd) if c is not None else one_by_one(self, self.length)
+        return ahead(prepared(found, prepare), self.length)
 
     def _gathered(self, fd: int) -> Generator[Piece, None, None]:
         """As one_by_one(), by the loops in C."""
