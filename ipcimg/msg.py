@@ -2,7 +2,8 @@
 
 Messages are read by MSG_COPY, which leaves them where they are: position n counts from the head, from 0. The kernel
 allocates, and copies in, a buffer of the size it is given before it looks for the message, and walks the list to it
-(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must.
+(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must. Deep queues
+are turned instead, where that may be (turning.py).
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Message, MessageQueue, QueueFacts
 from .reading import Reading, stat_any
+from .turning import Turner
 
 _SMALLEST_ROOM = 64  # bytes
 _INT_MAX = (1 << 31) - 1
 
 
-def collect(undo: contextlib.ExitStack, reading: Reading) -> Generator[MessageQueue, None, None]:
+def collect(
+    undo: contextlib.ExitStack, reading: Reading, turner: Turner | None = None
+) -> Generator[MessageQueue, None, None]:
     """The queues of the namespace the caller is in, as far as they are wanted.
 
-    undo takes what has to be put back after the last queue. Raises ObjectError, ChangedError.
+    undo takes what has to be put back after the last queue. turner turns deep queues; without it they are peeked at.
+    The caller closes the iterator, which completes a turn. Raises ObjectError, ChangedError, KernelError.
     """
     peeker = _Peeker(undo)
     for msqid in reading.ids("msg"):
@@ -43,11 +48,14 @@ def collect(undo: contextlib.ExitStack, reading: Reading) -> Generator[MessageQu
         facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
         qnum: int = ds.msg_qnum
         messages: Iterable[Message] = peeker.messages(msqid, qnum, ds.msg_cbytes)
-        if reading.tolerant:
-            # How many there are is written before them, and is known only when they have been read.
-            messages = held = _as_far_as_they_go(messages, reading)
-            qnum = len(held)
-        yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
+        with contextlib.ExitStack() as whole:
+            if turner is not None:
+                messages = whole.enter_context(contextlib.closing(turner.messages(ds, permissions, messages)))
+            if reading.tolerant:
+                # How many there are is written before them, and is known only when they have been read.
+                messages = held = _as_far_as_they_go(messages, reading)
+                qnum = len(held)
+            yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
 
 
 def _as_far_as_they_go(messages: Iterable[Message], reading: Reading) -> list[Message]:
