@@ -150,6 +150,12 @@ static struct peek peek_from(int msqid, size_t qnum, size_t cbytes)
     return (struct peek){msqid, room > ROOM_LEAST ? room : ROOM_LEAST, cbytes, 4 + 2 + 2};
 }
 
+/* The room for the next message. One long message does not have all others asked for with a long buffer. */
+static size_t next_room(size_t room, size_t size)
+{
+    return size < room / 4 && room > ROOM_LEAST ? room - room / 4 : room;
+}
+
 /* Peek at message n and frame it at *at, which is moved behind it. Gives 0, FULL or an errno. */
 static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
 {
@@ -174,9 +180,7 @@ static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
         byte *to = put_field(put_field(put_u32(*at, length), 1, mtype), 2, size) + size;
         memset(to, 0, padding(size));
         *at = to + padding(size);
-        /* One long message does not have all others asked for with a long buffer. */
-        if ((size_t)size < p->room / 4 && p->room > ROOM_LEAST)
-            p->room -= p->room / 4;
+        p->room = next_room(p->room, size);
         return 0;
     }
 }
@@ -847,7 +851,33 @@ static int turn_one(byte *journal, int msqid, uint64_t n, size_t *fitting, size_
     if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0)
         return errno;
     __atomic_store_n(word(journal, STATE_AT), 2 * n + 2, __ATOMIC_SEQ_CST);
+    *fitting = next_room(*fitting, size);
     return 0;
+}
+
+/* The message in the slot peeked, framed; gives what is behind it. */
+static byte *frame_peeked(byte *journal, byte *to)
+{
+    uint64_t mtype, size = *word(journal, SIZE_AT);
+    memcpy(&mtype, journal + SLOTS_AT, 8);
+    to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
+    to = put_field(put_field(to, 1, mtype), 2, size);
+    memcpy(to, journal + SLOTS_AT + 8, size);
+    memset(to + size, 0, padding(size));
+    return to + size + padding(size);
+}
+
+static PyObject *frame_turned(PyObject *self, PyObject *args)
+{
+    unsigned long long address;
+    PyObject *out;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "KO!", &address, &PyByteArray_Type, &out))
+        return NULL;
+    byte *journal = (byte *)(uintptr_t)address, *start = (byte *)PyByteArray_AsString(out);
+    if ((uint64_t)PyByteArray_Size(out) < HEAD_MOST + *word(journal, SIZE_AT) + 8)
+        return PyErr_Format(PyExc_ValueError, "no room for the message");
+    return PyLong_FromSsize_t(frame_peeked(journal, start) - start);
 }
 
 static PyObject *turn(PyObject *self, PyObject *args)
@@ -871,15 +901,8 @@ static PyObject *turn(PyObject *self, PyObject *args)
             stop = FULL;
         else
             stop = turn_one(journal, msqid, state >> 1, &fitting, start == end ? SIZE_MAX : left);
-        if (!stop && start != end) {
-            uint64_t mtype, size = *word(journal, SIZE_AT);
-            memcpy(&mtype, journal + SLOTS_AT, 8);
-            to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
-            to = put_field(put_field(to, 1, mtype), 2, size);
-            memcpy(to, journal + SLOTS_AT + 8, size);
-            memset(to + size, 0, padding(size));
-            to += size + padding(size);
-        }
+        if (!stop && start != end)
+            to = frame_peeked(journal, to);
     }
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, stop);
@@ -1186,6 +1209,7 @@ static PyMethodDef methods[] = {
     {"make_queues", make_queues, METH_VARARGS, NULL},
     {"make_sets", make_sets, METH_VARARGS, NULL},
     {"turn", turn, METH_VARARGS, NULL},
+    {"frame_turned", frame_turned, METH_VARARGS, NULL},
     {"gather", gather, METH_VARARGS, NULL},
     {"scatter", scatter, METH_VARARGS, NULL},
     {"drop_zeros", drop_zeros, METH_VARARGS, NULL},

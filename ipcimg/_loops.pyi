@@ -58,6 +58,9 @@ def make_sets(
 # sufficed, why; where the state of the journal is odd then, a message is under way
 def turn(journal: int, msqid: int, qnum: int, room: int, out: bytearray, /) -> tuple[int, int, int]: ...
 
+# The message in the slot peeked → end of what was framed
+def frame_turned(journal: int, out: bytearray, /) -> int: ...
+
 # The runs of a piece are packed as pieces.RUN in a bytearray, as many as it has room for; count of them are meant.
 
 # hole: up to there it is known to be data → where to go on, hole, bytes in data, runs, why

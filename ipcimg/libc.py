@@ -365,9 +365,11 @@ def fstatfs(fd: int) -> tuple[int, int]:
 class MessageBuffer:
     """A struct msgbuf with room bytes of mtext, reused from call to call."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, address: int | None = None) -> None:
+        """At an aligned address, which the caller keeps mapped, or in memory of its own."""
         self.room = room
-        self._buffer = ctypes.create_string_buffer(8 + room)
+        at = None if address is None else (ctypes.c_char * (8 + room)).from_address(address)
+        self._buffer = ctypes.create_string_buffer(8 + room) if at is None else at
         self.mtype = c_long.from_buffer(self._buffer)
         self.view = memoryview(self._buffer).cast("B")
         self._address = ctypes.addressof(self._buffer)
@@ -384,7 +386,11 @@ class MessageBuffer:
         n = len(body)
         self.mtype.value = mtype
         self.view[8 : 8 + n] = body
-        if _msgsnd(msqid, self._address, n, flags) < 0:
+        self.resend(msqid, n, flags)
+
+    def resend(self, msqid: int, size: int, flags: int) -> None:
+        """msgsnd(2) of what is in it, size bytes, at most room."""
+        if _msgsnd(msqid, self._address, size, flags) < 0:
             raise _fail()
 
 
@@ -464,6 +470,11 @@ def shmdt(address: int) -> None:
 def memory(address: int, size: int) -> memoryview:
     """size bytes at address, which the caller keeps mapped for as long as the view is used."""
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def word(address: int) -> c_ulong:
+    """The 64 bits at an aligned address, which the caller keeps mapped: value reads or sets all of them at once."""
+    return c_ulong.from_address(address)
 
 
 def madvise(address: int, length: int, advice: int) -> None:

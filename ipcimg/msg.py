@@ -2,7 +2,8 @@
 
 Messages are read by MSG_COPY, which leaves them where they are: position n counts from the head, from 0. The kernel
 allocates, and copies in, a buffer of the size it is given before it looks for the message, and walks the list to it
-(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must.
+(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must. Deep queues
+are turned instead, where that may be (turning.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 
-from . import libc, loops, sysctl
+from . import libc, loops, sysctl, turning
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
@@ -27,9 +28,9 @@ _INT_MAX = (1 << 31) - 1
 class Queues:
     """The queues of the namespace the caller is in, as far as they are wanted; see model.FramedObjects."""
 
-    def __init__(self, undo: contextlib.ExitStack, reading: Reading) -> None:
-        """undo takes what has to be put back after the last queue."""
-        self._reading, self._peeker = reading, _Peeker(undo)
+    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: turning.Turner | None = None) -> None:
+        """undo takes what has to be put back after the last queue. turner turns deep queues; the caller closes it."""
+        self._reading, self._peeker, self._turner = reading, _Peeker(undo), turner
 
     def __iter__(self) -> Iterator[MessageQueue]:
         """Raises ObjectError, ChangedError."""
@@ -40,7 +41,9 @@ class Queues:
         """See model.FramedObjects."""
         if loops.c is None or self._reading.tolerant or not self._reading.owners.have_their_names:
             return iter(self)
-        return loops.framed(loops.c.dump_queues, self._reading.ids("msg"), self._one, exact=exact, most=_QNUM_MOST)
+        # Deeper ones are turned, or take so long that signals are to be looked for meanwhile.
+        most = min(_QNUM_MOST, turning.DEEP)
+        return loops.framed(loops.c.dump_queues, self._reading.ids("msg"), self._one, exact=exact, most=most)
 
     def _one(self, msqid: int) -> Iterator[MessageQueue]:
         """The queue; nothing where it has gone, and that may be."""
@@ -64,7 +67,11 @@ class Queues:
             qnum = len(held)
         elif loops.c is not None:
             messages = _PeekedByLoop(self._peeker, msqid, qnum, ds.msg_cbytes)
-        yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
+        turned = (
+            contextlib.nullcontext(messages) if self._turner is None else self._turner.turned(ds, permissions, messages)
+        )
+        with turned as messages:
+            yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
 
 
 def _as_far_as_they_go(messages: Iterable[Message], reading: Reading) -> list[Message]:

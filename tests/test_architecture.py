@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
-    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "journal", "create", "hold", "preflight"),
+    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "create", "hold", "preflight"),
+    *("notes", "journal", "turn", "turning"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "codec", "manifest", "directory", "criudump", "imageset"}
