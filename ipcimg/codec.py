@@ -11,21 +11,23 @@ from __future__ import annotations
 import array
 import io
 import itertools
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from . import digest, model
+from . import digest, loops, model
 from .errors import ChangedError, DirectoryError, ImageError, quoted
-from .image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
+from .image import MAX_ENTRY, MAX_PLAIN, Block, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
+from .pieces import RUN, Piece, Runs
 
 # The names are crit's, the numbers those of criu/include/magic.h.
 MAGICS = {
@@ -63,6 +65,9 @@ _FACTS_OF_SEGMENT: Any = own.segment
 _HAS_MANIFEST: Any = own.has_manifest
 
 _P = TypeVar("_P", bound=Protobuf)
+_O = TypeVar("_O")
+_NUMBERS = 128 << 10  # bytes for numbers that a loop in C reads
+_MANY = 64  # messages from which on it pays to read a block of them
 _NAMED = 8  # things of an entry that an error names; there can be any number
 # Bytes that a field of a long entry has on average at least, since one of two bytes can take sixty when it is decoded.
 # A file in a manifest has 35 or more, semaphores are packed into one field.
@@ -173,6 +178,55 @@ class _Checks:
         return value
 
 
+class Stored(Generic[_O]):
+    """The objects of an image, decoded anew each time they are iterated; see model.StoredObjects."""
+
+    def __init__(
+        self,
+        image: ImageFile,
+        kind: str,
+        decode: Callable[[Reader], _O | None],
+        read: Callable[[ImageFile, Block, bytearray], tuple[Iterator[_O], int, int]],
+    ) -> None:
+        """kind is crit's name of it. decode gives the object that a reader stands at, None at the end.
+
+        read gives what a loop in C can of a block, with numbers in the bytearray, where in the block it ended, and why.
+        """
+        self._image, self._kind, self._decode, self._read = image, kind, decode, read
+
+    def __iter__(self) -> Iterator[_O]:
+        if loops.c is not None:
+            yield from self._by_blocks()
+            return
+        reader = _open(self._image, self._kind)
+        while (one := self._decode(reader)) is not None:
+            yield one
+
+    def _by_blocks(self) -> Iterator[_O]:
+        block, numbers = self.block(), bytearray(_NUMBERS)
+        while block.left:
+            objects, at, why = self._read(self._image, block, numbers)
+            yield from objects
+            used, block.at = at - block.at, at
+            if why == loops.ODD or (why and not used and block.is_full):
+                yield self.one_at(block)
+            elif block.left and (not why or not used):
+                block.more()
+
+    def block(self) -> Block:
+        """See model.StoredObjects."""
+        return Block(self._image, _open(self._image, self._kind).offset)
+
+    def one_at(self, block: model.Block) -> _O:
+        """See model.StoredObjects."""
+        reader = self._image.reader(block.offset)
+        one = self._decode(reader)
+        if one is None:
+            raise ImageError(self._image.path, block.offset, "ends where an object should begin")
+        block.move_to(reader.offset)
+        return one
+
+
 # ---- permissions ---------------------------------------------------------------------------
 
 
@@ -245,6 +299,10 @@ class QueueEncoder:
     def __init__(self, file: BinaryIO, exact: bool) -> None:
         self._writer, self._exact = _writer(file, "IPCNS_MSG"), exact
 
+    def add_framed(self, frames: model.Frames) -> None:
+        """Some queues as they stand in an image."""
+        self._writer.framed(frames.piece)
+
     def add(self, queue: model.MessageQueue) -> None:
         """Raises ChangedError where the queue does not yield qnum messages."""
         entry = criu.ipc_msg_entry(desc=_desc(queue.permissions), qbytes=queue.qbytes, qnum=queue.qnum)
@@ -256,6 +314,10 @@ class QueueEncoder:
                 )
             )
         self._writer.entry(entry.SerializeToString())
+        if isinstance(queue.messages, model.FramedMessages):
+            for piece in queue.messages.framed():
+                self._writer.framed(piece)
+            return
         head, count = criu.ipc_msg(), 0
         for message in queue.messages:
             head.mtype, head.msize = message.type, len(message.body)
@@ -269,8 +331,9 @@ class QueueEncoder:
 class _Messages:
     """The messages of a queue, read from the image whenever they are iterated."""
 
-    def __init__(self, image: ImageFile, offset: int, checks: _Checks, count: int) -> None:
-        self._image, self._offset, self._checks, self._count = image, offset, checks, count
+    def __init__(self, image: ImageFile, offset: int, count: int, place: int, msqid: int) -> None:
+        """place and msqid are for error messages: where the queue's entry begins, and its id."""
+        self._image, self._offset, self._count, self._place, self._msqid = image, offset, count, place, msqid
         self.size = self.longest = 0  # bytes, of all messages and of one; known after skip()
 
     def __len__(self) -> int:
@@ -283,44 +346,88 @@ class _Messages:
             self._head(reader, n, head)
             yield model.Message(head.mtype, reader.payload(head.msize, _MESSAGE, "the message"))
 
+    def block(self) -> Block:
+        """See model.StoredMessages."""
+        return Block(self._image, self._offset)
+
     def skip(self, reader: Reader) -> None:
         """Take a reader past the messages, checking that they are there."""
         head = criu.ipc_msg()
-        for n in range(self._count):
+        passed = self._skip_most(reader) if loops.c is not None and self._count >= _MANY else 0
+        for n in range(passed, self._count):
             self._head(reader, n, head)
             reader.skip(head.msize, _MESSAGE, "the message")
             self.size += head.msize
             self.longest = max(self.longest, head.msize)
 
+    def _skip_most(self, reader: Reader) -> int:
+        """As skip(), up to the first message that is not as it should be; gives how many were passed."""
+        block, n = self.block(), 0
+        while n < self._count:
+            seen, at, size, longest, why = loops.c.scan(block.data, block.at, block.end, block.left, self._count - n)
+            n += seen
+            self.size, self.longest = self.size + size, max(self.longest, longest)
+            block.move_to(block.offset + at - block.at)
+            if why == loops.ODD or (why and block.is_full):
+                break
+            if why:
+                block.more()
+        reader.move_to(block.offset)
+        return n
+
     def _head(self, reader: Reader, n: int, head: criu.ipc_msg) -> None:
         start = reader.offset
         if _next(reader, head) is None:
-            raise self._checks.fail(f"the image ends after {n} of its {self._count} messages")
+            why = f"message queue {self._msqid}: the image ends after {n} of its {self._count} messages"
+            raise ImageError(self._image.path, self._place, why)
         if not 1 <= head.mtype <= LONG_MAX:
             raise ImageError(reader.image.path, start, f"message type {head.mtype}; it can be 1 to {LONG_MAX}")
         if head.msize > INT_MAX:
             raise ImageError(reader.image.path, start, f"message of {head.msize} bytes; the most is {INT_MAX}")
 
 
-def decode_queues(image: ImageFile) -> Iterator[model.MessageQueue]:
-    """The queues of an image, one by one. Raises ImageError."""
-    reader = _open(image, "IPCNS_MSG")
-    while True:
-        start = reader.offset
-        entry = _next(reader, criu.ipc_msg_entry())
-        if entry is None:
-            return
-        checks = _Checks(reader, start, f"message queue {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks)
-        messages = _Messages(image, reader.offset, checks, entry.qnum)
-        messages.skip(reader)
-        facts = None
-        if entry.HasExtension(_FACTS_OF_QUEUE):
-            f = entry.Extensions[_FACTS_OF_QUEUE]
-            facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
-        yield model.MessageQueue(
-            permissions, entry.qbytes, entry.qnum, messages, facts, messages.size, messages.longest
-        )
+def _decode_queue(reader: Reader) -> model.MessageQueue | None:
+    start = reader.offset
+    entry = _next(reader, criu.ipc_msg_entry())
+    if entry is None:
+        return None
+    checks = _Checks(reader, start, f"message queue {entry.desc.id}")
+    permissions = _permissions(entry.desc, checks)
+    messages = _Messages(reader.image, reader.offset, entry.qnum, start, permissions.id)
+    messages.skip(reader)
+    facts = None
+    if entry.HasExtension(_FACTS_OF_QUEUE):
+        f = entry.Extensions[_FACTS_OF_QUEUE]
+        facts = model.QueueFacts(f.cbytes, f.stime, f.rtime, f.ctime, f.lspid, f.lrpid)
+    return model.MessageQueue(permissions, entry.qbytes, entry.qnum, messages, facts, messages.size, messages.longest)
+
+
+def decode_queues(image: ImageFile) -> Stored[model.MessageQueue]:
+    """The queues of an image, one by one; iterating them raises ImageError."""
+    return Stored(image, "IPCNS_MSG", _decode_queue, _read_queues)
+
+
+_QUEUE = struct.Struct("=14Q5q")
+
+
+def _read_queues(image: ImageFile, block: Block, out: bytearray) -> tuple[Iterator[model.MessageQueue], int, int]:
+    base = block.offset - block.at
+    count, at, why = loops.c.read_queues(block.data, block.at, block.end, out)
+    return (_queue_of(image, base, n) for n in _QUEUE.iter_unpack(memoryview(out)[: 8 * count])), at, why
+
+
+def _queue_of(image: ImageFile, base: int, numbers: tuple[int, ...]) -> model.MessageQueue:
+    key, uid, gid, cuid, cgid, mode, msqid, qbytes, qnum, at, size, longest, has_facts, *facts = numbers
+    messages = _Messages(image, base + at, qnum, base + at, msqid)
+    return model.MessageQueue(
+        model.Permissions(key, uid, gid, cuid, cgid, mode, msqid),
+        qbytes,
+        qnum,
+        messages,
+        model.QueueFacts(*facts) if has_facts else None,
+        size,
+        longest,
+    )
 
 
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
@@ -331,6 +438,10 @@ class SemaphoreEncoder:
 
     def __init__(self, file: BinaryIO, exact: bool) -> None:
         self._writer, self._exact = _writer(file, "IPCNS_SEM"), exact
+
+    def add_framed(self, frames: model.Frames) -> None:
+        """Some sets as they stand in an image."""
+        self._writer.framed(frames.piece)
 
     def add(self, semaphores: model.SemaphoreSet) -> None:
         entry = criu.ipc_sem_entry(desc=_desc(semaphores.permissions), nsems=semaphores.nsems)
@@ -350,28 +461,51 @@ def _little_endian(values: array.array[int]) -> array.array[int]:
     return values
 
 
-def decode_semaphores(image: ImageFile) -> Iterator[model.SemaphoreSet]:
-    """The semaphore sets of an image, one by one. Raises ImageError."""
-    reader = _open(image, "IPCNS_SEM")
-    while True:
-        start = reader.offset
-        entry = _next(reader, criu.ipc_sem_entry(), MAX_ENTRY)
-        if entry is None:
-            return
-        checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
-        permissions = _permissions(entry.desc, checks)
-        checks.within("nsems", entry.nsems, 1, NSEMS)
-        values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
-        values = _little_endian(values)
-        if max(values) > SEMVMX:
-            raise checks.fail(f"a value is {max(values)}; the most is {SEMVMX}")
+def _decode_set(reader: Reader) -> model.SemaphoreSet | None:
+    start = reader.offset
+    entry = _next(reader, criu.ipc_sem_entry(), MAX_ENTRY)
+    if entry is None:
+        return None
+    checks = _Checks(reader, start, f"semaphore set {entry.desc.id}")
+    permissions = _permissions(entry.desc, checks)
+    checks.within("nsems", entry.nsems, 1, NSEMS)
+    values = array.array("H", reader.payload(2 * entry.nsems, _VALUES, f"{checks.what}: its values"))
+    values = _little_endian(values)
+    if max(values) > SEMVMX:
+        raise checks.fail(f"a value is {max(values)}; the most is {SEMVMX}")
+    facts = None
+    if entry.HasExtension(_FACTS_OF_SEMAPHORES):
+        f = entry.Extensions[_FACTS_OF_SEMAPHORES]
+        if len(f.sempid) != entry.nsems:
+            raise checks.fail(f"{len(f.sempid)} process ids for {entry.nsems} semaphores")
+        facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
+    return model.SemaphoreSet(permissions, values, facts)
+
+
+def decode_semaphores(image: ImageFile) -> Stored[model.SemaphoreSet]:
+    """The semaphore sets of an image, one by one; iterating them raises ImageError."""
+    return Stored(image, "IPCNS_SEM", _decode_set, _read_sets)
+
+
+_SET = struct.Struct("=10Q2q")
+
+
+def _read_sets(image: ImageFile, block: Block, out: bytearray) -> tuple[Iterator[model.SemaphoreSet], int, int]:
+    count, at, why = loops.c.read_sets(block.data, block.at, block.end, out)
+    return _sets_of(block.data, memoryview(out)[: 8 * count]), at, why
+
+
+def _sets_of(data: bytearray, numbers: memoryview) -> Iterator[model.SemaphoreSet]:
+    at = 0
+    while at < len(numbers):
+        key, uid, gid, cuid, cgid, mode, semid, nsems, place, has_facts, otime, ctime = _SET.unpack_from(numbers, at)
+        at += _SET.size
         facts = None
-        if entry.HasExtension(_FACTS_OF_SEMAPHORES):
-            f = entry.Extensions[_FACTS_OF_SEMAPHORES]
-            if len(f.sempid) != entry.nsems:
-                raise checks.fail(f"{len(f.sempid)} process ids for {entry.nsems} semaphores")
-            facts = model.SemaphoreFacts(f.otime, f.ctime, tuple(f.sempid))
-        yield model.SemaphoreSet(permissions, values, facts)
+        if has_facts:
+            facts = model.SemaphoreFacts(otime, ctime, tuple(numbers[at : at + 4 * nsems].cast("I")))
+            at += 4 * nsems + -4 * nsems % 8
+        values = array.array("H", bytes(data[place : place + 2 * nsems]))
+        yield model.SemaphoreSet(model.Permissions(key, uid, gid, cuid, cgid, mode, semid), values, facts)
 
 
 # ---- shared memory: ipcns-shm-N.img --------------------------------------------------------
@@ -420,14 +554,6 @@ class ImageExtent:
     position: int
     offset: int
     length: int
-
-    def write_to(self, file: BinaryIO) -> None:
-        """See model.Extent."""
-        block = memoryview(bytearray(min(model.PIECE, self.length)))
-        for start in range(0, self.length, model.PIECE):
-            view = block[: min(model.PIECE, self.length - start)]
-            self.read_into(view, start)
-            file.write(view)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""
@@ -492,6 +618,31 @@ class PagemapEncoder:
             raise DirectoryError(f"pages-{U32_MAX}.img leaves no number for the pages of another segment")
         self._writer, self._exact = _writer(file, "PAGEMAP"), exact
         self._writer.entry(criu.pagemap_head(pages_id=pages_id).SerializeToString())
+        self._last: tuple[int, int] | None = None  # the last run of the piece before, which may go on
+
+    def add_piece(self, piece: Piece, page_size: int) -> None:
+        """The runs of a piece whose data was appended to the pages file. Uses them up; finish() is to follow."""
+        if not piece.count:
+            return
+        if self._last is not None:
+            offset, length = self._last
+            first, its_length = RUN.unpack_from(piece.runs)
+            if offset + length == first:
+                RUN.pack_into(piece.runs, 0, offset, length + its_length)
+            else:
+                self.add(offset, length // page_size)
+        piece.count -= 1
+        self._last = RUN.unpack_from(piece.runs, piece.count * RUN.size)
+        if loops.c is not None:
+            self._writer.framed(loops.c.frame_runs(piece.runs, piece.count, page_size, self._exact))
+            return
+        for offset, length in RUN.iter_unpack(piece.packed):
+            self.add(offset, length // page_size)
+
+    def finish(self, page_size: int) -> None:
+        """To be called after the last piece."""
+        if self._last is not None:
+            self.add(self._last[0], self._last[1] // page_size)
 
     def add(self, offset: int, pages: int) -> None:
         """A run of pages that were appended to the pages file."""
@@ -511,6 +662,78 @@ def decode_pagemap(image: ImageFile, page_size: int) -> tuple[int, Iterator[Page
     return head.pages_id, (run for run, _ in _page_runs(reader, page_size))
 
 
+class StoredRuns:
+    """The runs of a page map, by as many as there is room for."""
+
+    def __init__(self, image: ImageFile, page_size: int, end: int) -> None:
+        """end is where the segment ends, with its last page. Raises ImageError."""
+        self.image, self._page_size, self._end = image, page_size, end
+        reader = _open(image, "PAGEMAP")
+        self.pages_id: int = _only(reader, criu.pagemap_head()).pages_id
+        self._offset, self._left = 0, 0  # where what comes next begins in the segment; how much of its run is to come
+        # A part of the image, where the next entry begins in it, where it ends, and that place in the image.
+        self._block, self._at, self._filled, self._read = bytearray(Reader.BUFFER), 0, 0, reader.offset
+        # All that the loop in C has left, from the first entry on that is out of the ordinary.
+        self._rest: Iterator[tuple[PageRun, object]] | None = None if loops.c else _page_runs(reader, page_size)
+
+    def into(self, some: Runs) -> PageRun | None:
+        """Add as many as there is room for, which are in the set itself, in the order of its pages file.
+
+        The last may go on. At the end of the page map nothing is added. Before a run that is in the parent it stops,
+        and gives that. Raises ImageError.
+        """
+        while some.left:
+            if self._rest is None:
+                self._take(some)
+                continue
+            if not self._left:
+                run, _ = next(self._rest, (None, None))
+                if run is None:
+                    break
+                length = run.pages * self._page_size
+                if run.offset + length > self._end:
+                    raise beyond_the_end(self.image, run, length, self._end)
+                if run.in_parent:
+                    return run
+                self._offset, self._left = run.offset, length
+            length = min(self._left, some.left)
+            some.add(self._offset, length)
+            self._offset, self._left = self._offset + length, self._left - length
+        return None
+
+    def _take(self, some: Runs) -> None:
+        """As into(), by the loop in C, as far as the entries are ordinary ones; what is left of them goes to _rest."""
+        self._at, some.count, size, self._offset, self._left, why = loops.c.next_runs(
+            self._block,
+            self._at,
+            self._filled,
+            self._page_size,
+            self._end,
+            self._offset,
+            self._left,
+            some.left,
+            some.runs,
+            some.count,
+        )
+        some.size += size
+        if why == loops.ODD or (why == loops.FULL and not self._more()):
+            reader = self.image.reader(self._read - (self._filled - self._at))
+            self._rest = _page_runs(reader, self._page_size, self._offset)
+
+    def _more(self) -> bool:
+        """Read on in the image. Gives whether anything came."""
+        rest = self._block[self._at : self._filled]
+        self._block[: len(rest)] = rest
+        n = self.image.read_some(memoryview(self._block)[len(rest) :], self._read)
+        self._at, self._filled, self._read = 0, len(rest) + n, self._read + n
+        return n > 0
+
+
+def beyond_the_end(image: ImageFile, run: PageRun, length: int, end: int) -> ImageError:
+    """The error for a run that reaches beyond its segment."""
+    return ImageError(image.path, run.place, f"pages up to {run.offset + length:#x}; the segment ends at {end:#x}")
+
+
 def decode_pagemap_fields(image: ImageFile, page_size: int) -> tuple[int, Iterator[dict[str, int]]]:
     """As decode_pagemap(), but of each run the fields that are set in its entry, by CRIU's names. Raises ImageError."""
     reader = _open(image, "PAGEMAP")
@@ -519,8 +742,8 @@ def decode_pagemap_fields(image: ImageFile, page_size: int) -> tuple[int, Iterat
     return head.pages_id, ({field.name: value for field, value in entry.ListFields()} for entry in entries)
 
 
-def _page_runs(reader: Reader, page_size: int) -> Iterator[tuple[PageRun, criu.pagemap_entry]]:
-    end = 0
+def _page_runs(reader: Reader, page_size: int, end: int = 0) -> Iterator[tuple[PageRun, criu.pagemap_entry]]:
+    """The runs from the reader on; the one before ends at end."""
     while True:
         start = reader.offset
         entry = _next(reader, criu.pagemap_entry())

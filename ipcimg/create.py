@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from . import kinds, libc
+from . import kinds, libc, loops
 from .credentials import acting_as
 from .errors import ObjectError, explain
 from .interrupts import deferred
 from .journal import Journal
-from .model import NAMES, Object, Permissions
+from .model import NAMES, Object, Permissions, StoredObjects
 from .owners import Owners
 from .preset import Preset
 
@@ -67,11 +67,17 @@ class Creator:
         self._any_id = False
         self.buffer = libc.MessageBuffer(8192)
 
-    def make(self, objects: Iterable[_O], restore: Callable[[_O, Creator], None]) -> None:
-        """Make all objects, each by restore. Those whose ids are taken come last, if they may get others.
+    def make(
+        self, objects: Iterable[_O], restore: Callable[[_O, Creator], None], loop: loops.Make | None = None
+    ) -> None:
+        """Make all objects, each by restore, or by a loop in C that does the same.
 
-        Raises ObjectError.
+        Those whose ids are taken come last, if they may get others. Raises ObjectError.
         """
+        ordinary = self._making.owners.have_their_names and not (self._making.tight or self._making.free_ids)
+        if loop is not None and ordinary and isinstance(objects, StoredObjects):
+            self._make_stored(objects, restore, loop)
+            return
         waiting: set[int] = set()
         for n, one in enumerate(objects):
             try:
@@ -87,6 +93,33 @@ class Creator:
                 if n in waiting:
                     restore(one, self)
 
+    def _make_stored(
+        self, objects: StoredObjects[_O], restore: Callable[[_O, Creator], None], loop: loops.Make
+    ) -> None:
+        """Make all objects: by the loop as far as it can do them, the others by restore."""
+        block, journal, creator = objects.block(), self._making.journal, (os.geteuid(), os.getegid())
+        number = journal.kind_number(self._kind)
+        while block.left:
+            with deferred():
+                self._preset.may_be_armed()
+                _, block.at, noted, given, why = loop(
+                    block.data, block.at, block.end, self._preset.fd, *journal.room, *creator, kinds.NEWBORN, number
+                )
+                journal.noted(noted)
+            if not why:
+                self._preset.taken()
+            if not why or (why == loops.FULL and not block.is_full):
+                if block.left:
+                    block.more()
+                continue
+            one = objects.one_at(block)
+            if why > 0:
+                with self._explained(one.permissions):
+                    raise OSError(why, os.strerror(why))
+            if why == loops.OTHER_ID and not isinstance(error := self._not_wanted(one.permissions, given), _Taken):
+                raise error
+            restore(one, self)
+
     @contextlib.contextmanager
     def making(self, wanted: Permissions, get: Callable[[int, int], int]) -> Iterator[tuple[int, libc.ipc_perm]]:
         """Create an object for the with block to fill, and last of all to IPC_SET to what is given with it.
@@ -94,13 +127,20 @@ class Creator:
         get is called with key and flags. Raises ObjectError, naming the object, for whatever the
         kernel refuses here or in the block.
         """
-        named, here = wanted.named(self._kind), self._making.owners.here(wanted)
-        try:
+        here = self._making.owners.here(wanted)
+        with self._explained(wanted):
             given = self._make(wanted, get, self._creator(here))
             if given != wanted.id:
                 self._making.new_ids[self._kind, wanted.id] = given
             yield given, libc.ipc_perm(uid=here["uid"], gid=here["gid"], mode=wanted.mode)
+
+    @contextlib.contextmanager
+    def _explained(self, wanted: Permissions) -> Iterator[None]:
+        """What the kernel refuses in the with block is an ObjectError that names the object."""
+        try:
+            yield
         except OSError as error:
+            named = wanted.named(self._kind)
             raise ObjectError(f"{named}: {_WHY.get(error.errno or 0) or explain(error)}") from error
 
     def _make(self, wanted: Permissions, get: Callable[[int, int], int], creator: tuple[int, int]) -> int:

@@ -178,7 +178,7 @@ class Replacement:
 
 def _objects(directory: ImageDirectory, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
     """What CRIU has dumped."""
-    decoders: dict[str, Callable[[ImageFile], Iterator[model.Object]]] = {
+    decoders: dict[str, Callable[[ImageFile], Iterable[model.Object]]] = {
         "shm": lambda image: codec.decode_segment_entries(image, mmap.PAGESIZE),
         "msg": codec.decode_queues,
         "sem": codec.decode_semaphores,

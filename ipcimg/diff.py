@@ -7,6 +7,7 @@ inside its namespace. Of messages and pages digests are kept, and those with the
 from __future__ import annotations
 
 import array
+import contextlib
 import hashlib
 import heapq
 import itertools
@@ -16,11 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from . import describe, model
+from . import describe, model, pieces
 from .errors import ChangedError, ObjectError
 
 _NOT_EVERYWHERE = ("mq_msg_default", "mq_msgsize_default")  # None where the kernel has no such variable
-_WINDOW = 1 << 20  # bytes of a segment that are held at a time
 _WORDS: dict[str, Callable[[Any], str]] = {
     "key": describe.key,
     "mode": "0{:03o}".format,
@@ -128,7 +128,7 @@ class Summary:
 
 
 def summarize(contents: model.Contents, page_size: int) -> Summary:
-    """Go through contents once, each object to its end before the next. A message, or 1 MiB of a segment, is held.
+    """Go through contents once, each object to its end before the next. A message, or a piece of a segment, is held.
 
     page_size, in bytes, is the granularity in which segments are compared; any will do, whatever machine they are from.
     Raises ObjectError for two objects of one kind and id, ChangedError for a queue that has not qnum messages, and
@@ -151,7 +151,7 @@ def summarize(contents: model.Contents, page_size: int) -> Summary:
     return Summary(contents.variables, page_size, objects)
 
 
-def _digest(data: bytes | memoryview) -> bytes:
+def _digest(data: bytes | bytearray) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -169,28 +169,26 @@ def _messages(queue: model.MessageQueue) -> bytearray:
 def _pages(segment: model.SharedMemory, page_size: int) -> bytearray:
     """A record for each page that is not all zeros, ascending. The page that the segment ends in is padded by zeros."""
     records, zeros = bytearray(), bytes(page_size)
-    window = bytearray(-(-min(segment.size, _WINDOW) // page_size) * page_size)
-    view = memoryview(window)
-    for n, pieces in itertools.groupby(_pieces(segment, len(window)), lambda piece: piece[1] // len(window)):
-        base, first, end = n * len(window), len(window), 0
-        for extent, at, stop in pieces:
-            extent.read_into(view[at - base : stop - base], at - extent.offset)
-            first, end = min(first, at - base), stop - base
-        for at in range(first - first % page_size, end, page_size):
-            if not window.startswith(zeros, at):
-                records += _PAGE.pack((base + at) // page_size, _digest(view[at : at + page_size]))
-        view[first:end] = bytes(end - first)
+    page, number = bytearray(page_size), 0  # the page that is put together, and which one it is
+
+    def end_page() -> None:
+        if page != zeros:
+            records.extend(_PAGE.pack(number, _digest(page)))
+            page[:] = zeros
+
+    with contextlib.closing(pieces.of(segment)) as found:
+        for offset, data in itertools.chain.from_iterable(piece.parts() for piece in found):
+            at, end = offset, min(offset + len(data), segment.size)
+            while at < end:
+                if at // page_size != number:
+                    end_page()
+                    number = at // page_size
+                stop = min(end, (number + 1) * page_size)
+                start = at - number * page_size
+                page[start : start + stop - at] = data[at - offset : stop - offset]
+                at = stop
+    end_page()
     return records
-
-
-def _pieces(segment: model.SharedMemory, length: int) -> Iterator[tuple[model.Extent, int, int]]:
-    """The extents as far as the segment reaches, cut at multiples of length: where each piece begins and ends."""
-    for extent in segment.extents:
-        at, end = extent.offset, min(extent.offset + extent.length, segment.size)
-        while at < end:
-            stop = min(end, at - at % length + length)
-            yield extent, at, stop
-            at = stop
 
 
 # ---- both sides ----------------------------------------------------------------------------

@@ -33,8 +33,8 @@ ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": hashlib
 class DigestingFile(io.RawIOBase):
     """A file open for writing, to be closed with it, that digests what it writes.
 
-    Use it behind a BufferedWriter, and write to that in pieces that fit its buffer: then what is digested is the
-    very copy that is written, also where its source changes meanwhile.
+    It is read twice for that, so what it is given is to be a copy that nobody changes meanwhile, such as a piece of
+    pieces.py: then what is digested is what is written.
     """
 
     def __init__(self, fd: int, algorithm: str) -> None:

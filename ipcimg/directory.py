@@ -71,6 +71,11 @@ def is_pagemap_name(name: str) -> bool:
     return _PAGEMAP_NAME.match(name) is not None
 
 
+def is_pages_name(name: str) -> bool:
+    """Does a file of this name hold pages?"""
+    return _PAGES_NAME.match(name) is not None
+
+
 def is_data_name(name: str, ns_id: int) -> bool:
     """Can a file of this name belong to set ns_id, beside its manifest?"""
     return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None

@@ -159,8 +159,8 @@ def living(
                 Contents(
                     variables,
                     segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
-                    queues=undo.enter_context(contextlib.closing(msg.collect(undo, reading, turner))),
-                    semaphores=undo.enter_context(contextlib.closing(sem.collect(reading))),
+                    queues=msg.Queues(undo, reading, turner),
+                    semaphores=sem.Semaphores(reading),
                 )
             )
             yield found

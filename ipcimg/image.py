@@ -152,8 +152,12 @@ class Reader:
         """Pass over a payload, as payload() does, without reading it."""
         padded = size + -size % alignment
         self._room(padded, what)
-        self.offset += padded
-        self._file.seek(self.offset)
+        self.move_to(self.offset + padded)
+
+    def move_to(self, offset: int) -> None:
+        """Go on at another offset."""
+        self.offset = offset
+        self._file.seek(offset)
 
     def _room(self, size: int, what: str) -> None:
         left = self.image.size - self.offset
@@ -167,6 +171,57 @@ class Reader:
             raise ImageError(self.image.path, self.offset + len(data), f"ends within {what}")
         self.offset += size
         return data
+
+
+class Block:
+    """A part of an image in memory, from an offset on; see model.Block."""
+
+    SIZE = 256 << 10
+
+    def __init__(self, image: ImageFile, offset: int) -> None:
+        self.data = bytearray(min(self.SIZE, max(image.size - offset, 0)))
+        self.at = self.end = 0
+        self._image, self._behind = image, offset  # the offset of what comes behind end
+
+    @property
+    def offset(self) -> int:
+        """Of what is at `at`, in the image."""
+        return self._behind - self.end + self.at
+
+    @property
+    def left(self) -> int:
+        """Bytes of the image from `at` on."""
+        return self._image.size - self.offset
+
+    @property
+    def is_full(self) -> bool:
+        """See model.Block."""
+        return self._fills or (self.end > 0 and self.left == self.end - self.at)
+
+    @property
+    def _fills(self) -> bool:
+        return self.at == 0 and self.end == len(self.data)
+
+    def move_to(self, offset: int) -> None:
+        """Stand at another offset of the image, ahead."""
+        at = self.at + offset - self.offset
+        if at <= self.end:
+            self.at = at
+        else:
+            self.at, self.end, self._behind = 0, 0, offset
+
+    def more(self) -> None:
+        """See model.Block."""
+        rest = self.data[self.at : self.end]
+        if self._fills:
+            self.data += bytes(max(len(rest), 1))
+        self.data[: len(rest)] = rest
+        self.at, self.end = 0, len(rest)
+        n = self._image.read_some(memoryview(self.data)[self.end :], self._behind)
+        if n == 0:
+            raise ImageError(self._image.path, self._behind, "ends too early")
+        self.end += n
+        self._behind += n
 
 
 def _among(kinds: Mapping[int, str]) -> str:
@@ -186,6 +241,10 @@ class Writer:
         if len(data) > MAX_ENTRY:
             raise IpcimgError(f"an entry of {len(data)} bytes would be too long: readers take {MAX_ENTRY} at most")
         self._write(_U32.pack(len(data)) + data)
+
+    def framed(self, data: bytes | bytearray | memoryview) -> None:
+        """Append entries and payloads as they are."""
+        self._write(data)
 
     def payload(self, data: bytes | memoryview, alignment: int) -> None:
         """Append a payload and its padding."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import itertools
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
+from typing import BinaryIO, TypeVar
 
 from . import codec, criudump, digest, manifest, model
 from .directory import (
@@ -16,6 +18,7 @@ from .directory import (
     NewSet,
     is_data_name,
     is_pagemap_name,
+    is_pages_name,
     kind_name,
     manifest_name,
     new_set,
@@ -26,11 +29,15 @@ from .directory import (
 from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
 from .interrupts import deferred
+from .pieces import Piece, Runs, ahead, one_by_one, rooms
+from .pieces import of as pieces_of
 from .selection import EVERYTHING, Selection
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
 
 _T = TypeVar("_T")
+_R = TypeVar("_R", bound=Runs)
+_RUNS = 4096  # of a page map, that are counted at a time
 _PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for a circle
 
 
@@ -44,16 +51,18 @@ class ImageSet:
         """Raises DirectoryError or ImageError where the set is unfinished or not whole."""
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
-        self.manifest = self._read_manifest()
+        self.manifest = written = self._read_manifest()
         self.page_size = page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
 
         # Nothing of contents refers to the set, so the files are closed as soon as nobody has it.
         def stored(shmid: int, end: int) -> _Stored:
-            return _Stored(directory, shmid, end, page_size)
+            return _Stored(directory, shmid, end, page_size, written)
 
         self.contents = model.Contents(
             variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
-            segments=self._objects("shm", lambda image: codec.decode_segments(image, stored, page_size)),
+            segments=self._objects(
+                "shm", lambda image: model.Again(lambda: codec.decode_segments(image, stored, page_size))
+            ),
             queues=self._objects("msg", codec.decode_queues),
             semaphores=self._objects("sem", codec.decode_semaphores),
         )
@@ -77,12 +86,11 @@ class ImageSet:
                 raise ImageError(path, None, f"{name} is in the directory, but not of this set")
         return found
 
-    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterator[_T]]) -> Iterable[_T]:
+    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterable[_T]]) -> Iterable[_T]:
         name = kind_name(kind, self.ns_id)
         if not self.directory.has(name):
             return ()  # CRIU writes no image where there are no objects
-        image = self.directory.image(name)
-        return model.Again(lambda: decode(image))
+        return decode(self.directory.image(name))
 
     @property
     def variables_meant(self) -> bool:
@@ -96,14 +104,21 @@ class ImageSet:
             return 0
         return len(self.manifest.consistency.moved)
 
-    def verify(self) -> None:
-        """Compare each file with its digest, if the set has any: CRIU's have not. Raises ImageError."""
+    def verify(self, names: Container[str] | None = None) -> None:
+        """Compare each file, or those of these names, with its digest, which CRIU's sets lack. Raises ImageError."""
         if self.manifest is None:
             return
         for name, file in self.manifest.files.items():
-            image = self.directory.image(name)
-            if image.digest(self.manifest.digest_algorithm) != file.digest:
-                raise ImageError(image.path, None, "is not as it was written: its digest is another one")
+            if names is None or name in names:
+                image = self.directory.image(name)
+                _expect_digest(image, file, image.digest(self.manifest.digest_algorithm))
+
+    def names(self, *, pages: bool) -> set[str]:
+        """Those of the files that have digests: with the pages of segments, or the others.
+
+        Whoever goes through all pieces of a segment has its pages compared with their digest at the end.
+        """
+        return {name for name in self.manifest.files if is_pages_name(name) == pages} if self.manifest else set()
 
     def walk(self) -> Iterator[tuple[str, model.Object, model.Counts]]:
         """Go through everything that the set promises: each object with its kind and what it holds.
@@ -120,8 +135,9 @@ class ImageSet:
             elif isinstance(one, model.SemaphoreSet):
                 counts = model.Counts(semaphore_sets=1)
             else:
-                pages = sum(-(-extent.length // self.page_size) for extent in one.extents)
-                counts = model.Counts(segments=1, pages=pages)
+                extents = one.extents
+                length = extents.length if isinstance(extents, _Stored) else sum(one.length for one in extents)
+                counts = model.Counts(segments=1, pages=-(-length // self.page_size))
             total += counts
             yield kind, one, counts
         if self.manifest is not None and total != self.manifest.counts:
@@ -131,22 +147,35 @@ class ImageSet:
     def _refuse_second(self, kind: str, one: model.Object, seen: dict[str, set[int]]) -> None:
         """Raise ImageError where the object has what must be its own from one that was seen before."""
         p = one.permissions
-        of_its_own = [(f"id of {kind}", p.id, "is in the image twice")]
+        self._refuse_seen(seen[f"id of {kind}"], p.id, kind, p, "is in the image twice")
         if p.key:
-            of_its_own.append((f"key of {kind}", p.key, "has the key of another one in the image"))
+            self._refuse_seen(seen[f"key of {kind}"], p.key, kind, p, "has the key of another one in the image")
         if isinstance(one, model.SharedMemory) and isinstance(one.extents, _Stored):
-            pages_id = one.extents.pages_id
-            of_its_own.append(("pages", pages_id, f"has its pages in {pages_name(pages_id)}, which another one has"))
-        for what, number, why in of_its_own:
-            if number in seen[what]:
-                path = os.path.join(self.directory.path, kind_name(kind, self.ns_id))
-                raise ImageError(path, None, f"{p.named(kind)} {why}")
-            seen[what].add(number)
+            name = pages_name(one.extents.pages_id)
+            self._refuse_seen(
+                seen["pages"], one.extents.pages_id, kind, p, f"has its pages in {name}, which another one has"
+            )
+
+    def _refuse_seen(self, seen: set[int], number: int, kind: str, permissions: model.Permissions, why: str) -> None:
+        if number in seen:
+            path = os.path.join(self.directory.path, kind_name(kind, self.ns_id))
+            raise ImageError(path, None, f"{permissions.named(kind)} {why}")
+        seen.add(number)
 
     def check(self) -> model.Counts:
         """Compare digests, go through everything, and count it. Raises ImageError."""
         self.verify()
         return sum((counts for _, _, counts in self.walk()), model.Counts())
+
+
+def pages_file(segment: model.SharedMemory) -> str | None:
+    """The name of the file with the pages of a segment of a set; None where they are inline. Raises ImageError."""
+    return pages_name(segment.extents.pages_id) if isinstance(segment.extents, _Stored) else None
+
+
+def _expect_digest(image: ImageFile, file: manifest.File, found: bytes) -> None:
+    if found != file.digest:
+        raise ImageError(image.path, None, "is not as it was written: its digest is another one")
 
 
 def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None:
@@ -182,16 +211,78 @@ def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Conten
 class _Stored:
     """The data of a segment whose pages are in files of their own, each time found anew."""
 
-    def __init__(self, directory: ImageDirectory, shmid: int, end: int, page_size: int) -> None:
+    def __init__(
+        self, directory: ImageDirectory, shmid: int, end: int, page_size: int, written: manifest.Manifest | None
+    ) -> None:
         self._directory, self._shmid, self._end, self._page_size = directory, shmid, end, page_size
+        self._written = written
 
     def __iter__(self) -> Iterator[codec.ImageExtent]:
         return _extents(self._directory, self._shmid, self._end, self._page_size)
 
-    @property
+    @functools.cached_property
     def pages_id(self) -> int:
         """The number of the pages file. Raises ImageError."""
         return codec.decode_pagemap(self._directory.image(pagemap_name(self._shmid)), self._page_size)[0]
+
+    @property
+    def length(self) -> int:
+        """Bytes of all extents, which are seen to be there. Raises ImageError."""
+        runs, pages = self._opened()
+        counted = Runs(1 << 62, _RUNS)
+        return sum(
+            part.length if isinstance(part, codec.ImageExtent) else part.size
+            for part in self._parts(runs, pages, itertools.repeat(counted))
+        )
+
+    def pieces(self) -> Generator[Piece, None, None]:
+        """See pieces.InPieces. At the end the pages file has to be as it was written, if that is known."""
+        runs, pages = self._opened()
+        return ahead(self._pieces(runs, pages), pages.size)
+
+    def _opened(self) -> tuple[codec.StoredRuns, ImageFile]:
+        """The page map and the pages file."""
+        image = self._directory.image(pagemap_name(self._shmid))
+        runs = codec.StoredRuns(image, self._page_size, self._end)
+        return runs, self._directory.image(pages_name(runs.pages_id))
+
+    def _pieces(self, runs: codec.StoredRuns, pages: ImageFile) -> Generator[Piece, None, None]:
+        file = None if self._written is None else self._written.files.get(pages_name(runs.pages_id))
+        found = None if self._written is None else digest.ALGORITHMS[self._written.digest_algorithm]()
+        position = 0
+        for part in self._parts(runs, pages, rooms(self._end)):
+            if isinstance(part, codec.ImageExtent):
+                yield from one_by_one([part], part.length)
+                continue
+            pages.read_into(part.view, position)
+            position += part.size
+            if found is not None:
+                found.update(part.view)
+            yield part
+        if file is not None and found is not None:
+            _expect_digest(pages, file, found.digest())
+
+    def _parts(self, runs: codec.StoredRuns, pages: ImageFile, empty: Iterator[_R]) -> Iterator[_R | codec.ImageExtent]:
+        """The runs, into empty ones; what comes next in the pages file is theirs. Extents of a parent between them."""
+        position = 0
+        inherited: _Inherited | None = None
+        while True:
+            some = next(empty)
+            some.clear()
+            run = runs.into(some)
+            if position + some.size > pages.size:
+                raise _too_short(pages, runs.image, position + some.size)
+            position += some.size
+            if some.size:
+                yield some
+            if run is not None:
+                inherited = inherited or _Inherited(
+                    _extents(self._directory.parent(), self._shmid, self._end, self._page_size, 1)
+                )
+                yield from inherited.within(runs.image, run, run.pages * self._page_size)
+            elif not some.size:
+                break
+        _expect_end(pages, runs.image, position)
 
 
 def _extents(
@@ -210,9 +301,7 @@ def _extents(
     for run in runs:
         length = run.pages * page_size
         if run.offset + length > end:
-            raise ImageError(
-                image.path, run.place, f"pages up to {run.offset + length:#x}; the segment ends at {end:#x}"
-            )
+            raise codec.beyond_the_end(image, run, length, end)
         if run.in_parent:
             if generation == _PARENTS_AT_MOST:
                 raise ImageError(
@@ -223,17 +312,21 @@ def _extents(
             yield from inherited.within(image, run, length)
             continue
         if position + length > pages.size:
-            raise ImageError(
-                pages.path,
-                pages.size,
-                f"ends too early: {os.path.basename(image.path)} promises pages up to byte {position + length}",
-            )
+            raise _too_short(pages, image, position + length)
         yield codec.ImageExtent(pages, position, run.offset, length)
         position += length
+    _expect_end(pages, image, position)
+
+
+def _too_short(pages: ImageFile, pagemap: ImageFile, end: int) -> ImageError:
+    promised = f"{os.path.basename(pagemap.path)} promises pages up to byte {end}"
+    return ImageError(pages.path, pages.size, f"ends too early: {promised}")
+
+
+def _expect_end(pages: ImageFile, pagemap: ImageFile, position: int) -> None:
     if position != pages.size:
-        raise ImageError(
-            pages.path, position, f"{pages.size - position} bytes that {os.path.basename(image.path)} does not mention"
-        )
+        more = f"{pages.size - position} bytes that {os.path.basename(pagemap.path)} does not mention"
+        raise ImageError(pages.path, position, more)
 
 
 class _Inherited:
@@ -321,24 +414,8 @@ def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.C
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     segments, pages = _write_segments(contents.segments, out, criu_exact)
-    queues = messages = sets = 0
-    with contextlib.ExitStack() as open_images:
-        encoder = None
-        for queue in contents.queues:
-            # CRIU writes no image of a kind of which there is nothing.
-            encoder = encoder or codec.QueueEncoder(
-                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
-            )
-            encoder.add(queue)
-            queues, messages = queues + 1, messages + queue.qnum
-    with contextlib.ExitStack() as open_images:
-        writer = None
-        for semaphores in contents.semaphores:
-            writer = writer or codec.SemaphoreEncoder(
-                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
-            )
-            writer.add(semaphores)
-            sets += 1
+    queues, messages = _write_queues(contents.queues, out, criu_exact)
+    sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
 
 
@@ -369,18 +446,65 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
                 out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
                 out.file(pages_name(pages_id)) as pages_file,
             ):
-                pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
-                for extent in segment.extents:
-                    extent.write_to(pages_file)
-                    # Only an inline segment of CRIU's older images ends within a page.
-                    padding = -extent.length % PAGE_SIZE
-                    if padding:
-                        pages_file.write(bytes(padding))
-                    run = (extent.length + padding) // PAGE_SIZE
-                    pagemap.add(extent.offset, run)
-                    pages += run
+                pages += _write_pages(
+                    segment, codec.PagemapEncoder(pagemap_file, pages_id, criu_exact), pages_file, criu_exact
+                )
             count, pages_id = count + 1, pages_id + 1
     return count, pages
+
+
+def _write_queues(queues: Iterable[model.MessageQueue], out: NewSet, criu_exact: bool) -> tuple[int, int]:
+    count = messages = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for queue in _framed(queues, criu_exact):
+            # CRIU writes no image of a kind of which there is nothing.
+            encoder = encoder or codec.QueueEncoder(
+                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
+            )
+            if isinstance(queue, model.Frames):
+                encoder.add_framed(queue)
+                count, messages = count + queue.objects, messages + queue.messages
+            else:
+                encoder.add(queue)
+                count, messages = count + 1, messages + queue.qnum
+    return count, messages
+
+
+def _write_semaphores(sets: Iterable[model.SemaphoreSet], out: NewSet, criu_exact: bool) -> int:
+    count = 0
+    with contextlib.ExitStack() as open_images:
+        encoder = None
+        for semaphores in _framed(sets, criu_exact):
+            encoder = encoder or codec.SemaphoreEncoder(
+                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
+            )
+            if isinstance(semaphores, model.Frames):
+                encoder.add_framed(semaphores)
+                count += semaphores.objects
+            else:
+                encoder.add(semaphores)
+                count += 1
+    return count
+
+
+def _framed(objects: Iterable[_T], criu_exact: bool) -> Iterable[_T | model.Frames]:
+    return objects.framed(criu_exact) if isinstance(objects, model.FramedObjects) else objects
+
+
+def _write_pages(segment: model.SharedMemory, pagemap: codec.PagemapEncoder, file: BinaryIO, criu_exact: bool) -> int:
+    """The data of a segment, and where it belongs. Gives the number of pages."""
+    size = 0
+    with contextlib.closing(pieces_of(segment)) as found:
+        for piece in found:
+            piece.pad(PAGE_SIZE)  # only an inline segment of CRIU's older images ends within a page
+            if not criu_exact:
+                piece.drop_zeros(PAGE_SIZE)
+            file.write(piece.view)
+            size += piece.size
+            pagemap.add_piece(piece, PAGE_SIZE)
+    pagemap.finish(PAGE_SIZE)
+    return size // PAGE_SIZE
 
 
 def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:

@@ -85,6 +85,16 @@ class Journal(Notes):
         self._put(self._count, kind, _INTENDED, object_id, key, creator)
         self._set_count(self._count + 1)
 
+    @property
+    def room(self) -> tuple[int, int, int]:
+        """For a loop that notes objects as intend() and made() do: address, how many are noted, and how many may be."""
+        capacity = (self.size - _RECORDS_AT) // _RECORD.size
+        return self.address, self._count, capacity
+
+    def noted(self, count: int) -> None:
+        """To be told how many are noted now."""
+        self._count = count
+
     def made(self, object_id: int) -> None:
         """Note that the object that was noted last is there, and its id."""
         kind, _, _, key, *creator = self._record(self._count - 1)
@@ -178,9 +188,14 @@ class Journal(Notes):
         number, state, _, object_id, key, cuid, cgid = _RECORD.unpack_from(self.memory, _RECORDS_AT + n * _RECORD.size)
         return _KINDS[number % len(_KINDS)], state, object_id, key, cuid, cgid
 
+    @staticmethod
+    def kind_number(kind: str) -> int:
+        """What a kind is called in a record."""
+        return _KINDS.index(kind)
+
     def _put(self, n: int, kind: str, state: int, object_id: int, key: int, creator: tuple[int, int]) -> None:
         at = _RECORDS_AT + n * _RECORD.size
-        _RECORD.pack_into(self.memory, at, _KINDS.index(kind), state, 0, object_id, key, *creator)
+        _RECORD.pack_into(self.memory, at, self.kind_number(kind), state, 0, object_id, key, *creator)
 
     def _set_count(self, count: int) -> None:
         self._count = count

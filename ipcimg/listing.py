@@ -5,9 +5,11 @@ Asking for one index after the other instead takes 2^24 calls where ipcmni_exten
 
 from __future__ import annotations
 
+import array
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from . import loops
 from .selection import Name
 
 Row = Mapping[str, int]  # by the kernel's names of the columns; perms is octal there, and a number here
@@ -27,10 +29,21 @@ class Table:
         """In the kernel's order: by index."""
         return iter(io.BytesIO(self.text))
 
+    def ids(self) -> array.array[int]:
+        """Those of all objects, in the same order."""
+        if loops.c is not None:
+            return array.array("i", loops.c.ids(self.text))
+        return array.array("i", [int(line.split(None, 2)[1]) for line in self.lines()])
+
     def name(self, line: bytes) -> Name:
         """Kind, id and key of the object of a line."""
         key, object_id, _ = line.split(None, 2)
         return self.kind, int(object_id), int(key) % (1 << 32)
+
+    def latest(self, line: bytes, times: Sequence[str]) -> int:
+        """The latest of the times of a line, columns by their names."""
+        fields = line.split()
+        return max([int(fields[self._columns.index(name)]) for name in times])
 
     def row(self, line: bytes) -> Row:
         """All of a line."""

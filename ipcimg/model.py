@@ -11,9 +11,10 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 NAMES = {"shm": "shared memory segment", "msg": "message queue", "sem": "semaphore set"}
@@ -50,6 +51,48 @@ class Message:
 
     type: int  # 1 to 2^63-1
     body: bytes
+
+
+class Block(Protocol):
+    """A part of an image in memory, which is moved on as it is used up."""
+
+    data: bytearray
+    at: int  # where in data the next thing begins
+    end: int  # of what data holds
+
+    @property
+    def offset(self) -> int:
+        """Of what is at `at`, in the image: bytes."""
+
+    @property
+    def left(self) -> int:
+        """Bytes of the image from there on."""
+
+    @property
+    def is_full(self) -> bool:
+        """Would more() have to make data longer, or find nothing?"""
+
+    def move_to(self, offset: int) -> None:
+        """Stand at another offset of the image, ahead."""
+
+    def more(self) -> None:
+        """Forget what is before at, and read what comes behind end: at least one byte. Raises ImageError."""
+
+
+@runtime_checkable
+class FramedMessages(Protocol):
+    """Messages of a queue that can also be had as they stand in an image, one behind the other."""
+
+    def framed(self) -> Iterator[memoryview]:
+        """All of them, by pieces that are good until the next one is asked for. Raises as iterating them does."""
+
+
+@runtime_checkable
+class StoredMessages(Protocol):
+    """Messages of an image, which can also be had as they stand there."""
+
+    def block(self) -> Block:
+        """A block at the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +144,7 @@ class SemaphoreSet:
         return len(self.values)
 
 
-PIECE = 128 << 10  # bytes
+PIECE = 128 << 10  # bytes that are copied at a time
 
 
 class Extent(Protocol):
@@ -114,9 +157,6 @@ class Extent(Protocol):
     @property
     def length(self) -> int:
         """Bytes, a multiple of the page size; the last page may reach beyond the segment's size."""
-
-    def write_to(self, file: BinaryIO) -> None:
-        """Append the data, length bytes, to the file, at most PIECE bytes at a time. Raises OSError or ImageError."""
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """Fill view with the data from start on. Raises OSError or ImageError, also for a short file."""
@@ -155,6 +195,38 @@ class SharedMemory:
 
 
 Object = SharedMemory | MessageQueue | SemaphoreSet
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Some objects of a kind as they stand in an image, one behind the other."""
+
+    piece: memoryview  # good until the next ones are asked for
+    objects: int
+    messages: int  # of all of them
+
+
+@runtime_checkable
+class FramedObjects(Protocol[_T_co]):
+    """Objects of a kind, of which some can also be had as they stand in an image."""
+
+    def __iter__(self) -> Iterator[_T_co]: ...
+
+    def framed(self, exact: bool) -> Iterator[_T_co | Frames]:
+        """All of them, in their order. exact leaves out what CRIU does not write. Raises as iterating them does."""
+
+
+@runtime_checkable
+class StoredObjects(Protocol[_T_co]):
+    """Objects of an image, which can also be had as they stand there."""
+
+    def __iter__(self) -> Iterator[_T_co]: ...
+
+    def block(self) -> Block:
+        """A block at the first of them."""
+
+    def one_at(self, block: Block) -> _T_co:
+        """The object that a block stands at, which is moved behind it. Raises ImageError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +289,10 @@ class Counts:
     pages: int = 0  # of segments: those that hold data
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        return Counts(
+            self.queues + other.queues,
+            self.messages + other.messages,
+            self.semaphore_sets + other.semaphore_sets,
+            self.segments + other.segments,
+            self.pages + other.pages,
+        )

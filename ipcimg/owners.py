@@ -39,7 +39,10 @@ class IdMap:
 
     def here(self, inside: int) -> int | None:
         """What an id of inside is called here; None where it has no name."""
-        return next((b + inside - a for a, b, length in self.ranges if a <= inside < a + length), None)
+        for a, b, length in self.ranges:
+            if a <= inside < a + length:
+                return b + inside - a
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Owners:
 
     uids: IdMap
     gids: IdMap
+
+    @property
+    def have_their_names(self) -> bool:
+        """Is everybody called the same inside and here?"""
+        return all(ids == IdMap(((0, 0, _ALL),), None) for ids in (self.uids, self.gids))
 
     def inside(self, kind: str, perm: libc.ipc_perm, object_id: int) -> Permissions:
         """struct ipc_perm as the model has it. Raises ObjectError for an owner without a name inside."""
@@ -62,7 +70,13 @@ class Owners:
 
     def here(self, permissions: Permissions) -> dict[str, int | None]:
         """What uid, gid, cuid and cgid of the model are called here; None for those without a name."""
-        return {name: self._map(name).here(getattr(permissions, name)) for name in _NAMES}
+        p, uids, gids = permissions, self.uids, self.gids
+        return {
+            "uid": uids.here(p.uid),
+            "gid": gids.here(p.gid),
+            "cuid": uids.here(p.cuid),
+            "cgid": gids.here(p.cgid),
+        }
 
     def _map(self, name: str) -> IdMap:
         return self.gids if name.endswith("gid") else self.uids

@@ -54,40 +54,39 @@ class Preflight:
         if not self.selection.wants(kind, p.id, p.key):
             return
         self.counts += counts
-        named = p.named(kind)
         self.wanted.append((kind, p.id, p.key))
         if p.key in _OUR_KEYS:
-            self._conflicts.append(f"{named}: that key is for what ipcimg makes meanwhile")
-        self._measure(one, counts, named)
+            self._conflicts.append(f"{p.named(kind)}: that key is for what ipcimg makes meanwhile")
+        self._measure(one, counts)
         here = self.owners.here(p)
-        unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
-        if unmapped:
+        if None in here.values():
+            unmapped = [f"{name} {getattr(p, name)}" for name, number in here.items() if number is None]
             self._conflicts.append(
-                f"{named}: {', '.join(unmapped)} has no mapping in the user namespace that owns the target"
+                f"{p.named(kind)}: {', '.join(unmapped)} has no mapping in the user namespace that owns the target"
             )
         if (here["cuid"], here["cgid"]) != self.creator:
-            self.foreign.append(named)
+            self.foreign.append(p.named(kind))
         if isinstance(one, model.SemaphoreSet) and one.facts is None:
-            self.unknown_otime.append(named)
+            self.unknown_otime.append(p.named(kind))
         if isinstance(one, model.SharedMemory) and p.mode & libc.SHM_DEST:
             self.removed.append(p.id)
 
-    def _measure(self, one: model.Object, counts: model.Counts, named: str) -> None:
+    def _measure(self, one: model.Object, counts: model.Counts) -> None:
         if isinstance(one, model.MessageQueue):
             self._memory += (one.size or 0) + one.qnum * _PER_MESSAGE
-            self._want("msg_ctlmax", one.longest or 0, f"{named} has a message of {one.longest} bytes")
-            self._want("msg_ctlmnb", one.size or 0, f"{named} holds {one.size} bytes")
+            self._want("msg_ctlmax", one.longest or 0, "msg", one, "has a message of {} bytes")
+            self._want("msg_ctlmnb", one.size or 0, "msg", one, "holds {} bytes")
         elif isinstance(one, model.SemaphoreSet):
             self._memory += one.nsems * _PER_SEMAPHORE
-            self._want("semmsl", one.nsems, f"{named} has {one.nsems} semaphores")
+            self._want("semmsl", one.nsems, "sem", one, "has {} semaphores")
         else:
             if one.hugetlb_flag is None:  # huge pages come from a pool of their own, and are reserved when it is made
                 self._memory += counts.pages * self.page_size
-            self._want("shm_ctlmax", one.size, f"{named} has {one.size} bytes")
+            self._want("shm_ctlmax", one.size, "shm", one, "has {} bytes")
 
-    def _want(self, limit: str, value: int, words: str) -> None:
+    def _want(self, limit: str, value: int, kind: str, one: model.Object, words: str) -> None:
         if value > self._most.get(limit, (0, ""))[0]:
-            self._most[limit] = value, words
+            self._most[limit] = value, f"{one.permissions.named(kind)} {words.format(value)}"
 
     def look_at_memory(self) -> None:
         """Compare what the objects hold with the memory that the machine has available. Raises OSError."""

@@ -37,13 +37,17 @@ class Preset:
     def __init__(self, kind: str) -> None:
         """Raises OSError: FileNotFoundError where the kernel has none, PermissionError without the right."""
         self._kind = kind
-        self._fd = sysctl.open_variable(name(kind), os.O_WRONLY)
+        self.fd = sysctl.open_variable(name(kind), os.O_WRONLY)
         self._armed = False
 
     def arm(self, wanted: int) -> None:
         """The next *get() that creates an object of this kind takes the id wanted, 0 to 2^31-1."""
         self._armed = True
-        os.pwrite(self._fd, b"%d" % wanted, 0)
+        os.pwrite(self.fd, b"%d" % wanted, 0)
+
+    def may_be_armed(self) -> None:
+        """To be called before somebody else writes to fd."""
+        self._armed = True
 
     def taken(self) -> None:
         """To be called when the creation has happened: the kernel has disarmed the preset."""
@@ -64,4 +68,4 @@ class Preset:
         try:
             self.disarm()
         finally:
-            os.close(self._fd)
+            os.close(self.fd)

@@ -14,6 +14,7 @@ was changed and changed back.
 
 from __future__ import annotations
 
+import array
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -66,10 +67,12 @@ class Reading:
         """What there was at the first look, wanted or not."""
         return (table.name(line) for table in self._before.values() for line in table.lines())
 
-    def ids(self, kind: str) -> Iterator[int]:
+    def ids(self, kind: str) -> array.array[int]:
         """The wanted objects of a kind."""
         table = self._before[kind]
-        return (object_id for _, object_id, _ in map(table.name, self._wanted(table)))
+        if self._only.everything:
+            return table.ids()
+        return array.array("i", [object_id for _, object_id, _ in map(table.name, self._wanted(table))])
 
     def changed(self, error: ChangedError) -> None:
         """To be told of what moved. Raises the error, or notes it."""
@@ -133,14 +136,15 @@ class Reading:
         """The latest time of all wanted objects, and whose it is."""
         times, latest, whose = _TIMES[table.kind], 0, b"0 0 0"
         for line in self._wanted(table) if times else ():
-            row = table.row(line)
-            last = max(row[time] for time in times)
+            last = table.latest(line, times)
             if last > latest:
                 latest, whose = last, line
         return latest, object_name(*table.name(whose))
 
     def _wanted(self, table: Table) -> Iterator[bytes]:
-        return (line for line in table.lines() if self._only.everything or self._only.wants(*table.name(line)))
+        if self._only.everything:
+            return table.lines()
+        return (line for line in table.lines() if self._only.wants(*table.name(line)))
 
     def _compare(self, before: Table, after: Table) -> None:
         was = {before.name(line): line for line in self._wanted(before)}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import imageset, interrupts, journal, libc, msg, namespace, owners, sem, shm, var
+from . import imageset, interrupts, journal, libc, loops, msg, namespace, owners, sem, shm, var
 from .companion import Companion
 from .create import Creator, Making
 from .credentials import may_be_any_creator
@@ -15,7 +15,7 @@ from .directory import ImageDirectory
 from .errors import KernelError, LossError, ObjectError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
-from .model import NAMES, Contents, Counts, Variables
+from .model import NAMES, Contents, Counts, SharedMemory, Variables
 from .preflight import Preflight
 from .preset import Preset
 from .recover import refuse_unfinished
@@ -69,12 +69,17 @@ def restore(
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
-        images.verify()
+        images.verify(images.names(pages=False))
         here = stack.enter_context(namespace.own())
         entered = target or here
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()), images.page_size)
+        unread = images.names(pages=True)
         for kind, one, counts in images.walk():
             preflight.add(kind, one, counts)
+            if isinstance(one, SharedMemory) and only.wants(kind, one.permissions.id, one.permissions.key):
+                unread.discard(imageset.pages_file(one) or "")
+        # The pages of what is restored are compared with their digests while they are read; nobody sees them before.
+        images.verify(unread)
         only.expect(preflight.wanted)
         contents = only.of(images.contents)
         if variables is None:
@@ -198,9 +203,13 @@ def _make(contents: Contents, making: Making, before: Variables, *, raised: bool
         with Preset("shm") as preset:
             Creator("shm", making, preset).make(contents.segments, shm.restore)
         with Preset("msg") as preset:
-            Creator("msg", making, preset).make(contents.queues, msg.restore)
+            Creator("msg", making, preset).make(
+                contents.queues, msg.restore, loops.c.make_queues if loops.c is not None else None
+            )
         with Preset("sem") as preset:
-            Creator("sem", making, preset).make(contents.semaphores, sem.restore)
+            Creator("sem", making, preset).make(
+                contents.semaphores, sem.restore, loops.c.make_sets if loops.c is not None else None
+            )
     except ObjectError as error:
         if not raised:
             raise ObjectError(

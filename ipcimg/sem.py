@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
+import array
 import functools
-from collections.abc import Generator
+from collections.abc import Iterator
 
-from . import libc
+from . import libc, loops
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
-from .model import SemaphoreFacts, SemaphoreSet
+from .model import Frames, Permissions, SemaphoreFacts, SemaphoreSet
 from .reading import Reading, stat_any, vanished
 
+_NSEMS_MOST = 1 << 14  # semaphores of a set that is dumped in one go with others
 
-def collect(reading: Reading) -> Generator[SemaphoreSet, None, None]:
-    """The semaphore sets of the namespace the caller is in, as far as they are wanted.
 
-    Raises ObjectError, ChangedError.
-    """
-    for semid in reading.ids("sem"):
+class Semaphores:
+    """The sets of the namespace the caller is in, as far as they are wanted; see model.FramedObjects."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def __iter__(self) -> Iterator[SemaphoreSet]:
+        """Raises ObjectError, ChangedError."""
+        for semid in self._reading.ids("sem"):
+            yield from self._one(semid)
+
+    def framed(self, exact: bool) -> Iterator[SemaphoreSet | Frames]:
+        """See model.FramedObjects."""
+        if loops.c is None or self._reading.tolerant or not self._reading.owners.have_their_names:
+            return iter(self)
+        return loops.framed(loops.c.dump_sets, self._reading.ids("sem"), self._one, exact=exact, most=_NSEMS_MOST)
+
+    def _one(self, semid: int) -> Iterator[SemaphoreSet]:
+        """The set; nothing where it has gone, and that may be."""
+        reading, ds = self._reading, libc.semid_ds()
         try:
-            found = _read(semid, reading)
+            stat_any("sem", semid, functools.partial(libc.semctl, semid, libc.SEM_STAT_ANY, ds))
+            permissions = reading.owners.inside("sem", ds.sem_perm, semid)
+            values, sempid = self._read(semid, ds.sem_nsems, permissions)
         except ChangedError as error:
             reading.changed(error)
-            continue
-        yield found
+            return
+        yield SemaphoreSet(permissions, values, SemaphoreFacts(ds.sem_otime, ds.sem_ctime, sempid))
 
-
-def _read(semid: int, reading: Reading) -> SemaphoreSet:
-    ds = libc.semid_ds()
-    stat_any("sem", semid, functools.partial(libc.semctl, semid, libc.SEM_STAT_ANY, ds))
-    permissions = reading.owners.inside("sem", ds.sem_perm, semid)
-    try:
-        values = libc.semctl_getall(semid, ds.sem_nsems)
-        sempid = tuple([libc.semctl_getpid(semid, n) for n in range(ds.sem_nsems)])
-    except OSError as error:
-        if error.errno in libc.GONE:
-            raise vanished("sem", semid) from error
-        raise ObjectError(f"{permissions.named('sem')}: reading its values: {explain(error)}") from error
-    return SemaphoreSet(permissions, values, SemaphoreFacts(ds.sem_otime, ds.sem_ctime, sempid))
+    @staticmethod
+    def _read(semid: int, nsems: int, permissions: Permissions) -> tuple[array.array[int], tuple[int, ...]]:
+        try:
+            return libc.semctl_getall(semid, nsems), tuple([libc.semctl_getpid(semid, n) for n in range(nsems)])
+        except OSError as error:
+            if error.errno in libc.GONE:
+                raise vanished("sem", semid) from error
+            raise ObjectError(f"{permissions.named('sem')}: reading its values: {explain(error)}") from error
 
 
 def restore(semaphores: SemaphoreSet, creator: Creator) -> None:

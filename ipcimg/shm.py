@@ -1,8 +1,9 @@
 """Shared memory segments: kernel ⇄ model.SharedMemory. See shmop(2).
 
-A segment is attached to be read or filled. Its holes are found without touching them, by SEEK_DATA on the file behind
-the mapping (/proc/self/map_files, which wants CAP_CHECKPOINT_RESTORE in the initial user namespace), else by
-mincore(2). Memory is gone through in windows that are unmapped again, so the process does not grow with the segment.
+A segment is attached to be read or filled, and then read and written through the file behind the mapping
+(/proc/self/map_files, which wants CAP_CHECKPOINT_RESTORE in the initial user namespace): that maps no page, so the
+process does not grow with the segment, and the kernel does not stop at each page. Otherwise it goes through the memory,
+by pieces that are unmapped again. Holes are found without touching them, by SEEK_DATA, else by mincore(2).
 
 Where kernel.shm_rmid_forced is 1 the kernel destroys a segment with its last attachment, and that may be ours: the
 caller has it set to 0 around collect() and restore().
@@ -15,18 +16,19 @@ import errno
 import functools
 import mmap
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from . import digest, libc
 from .create import Creator
 from .errors import ChangedError, ObjectError, explain
-from .model import PIECE, SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory, huge_page_size
+from .loops import c
+from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory
+from .pieces import Piece, ahead, one_by_one, rooms
+from .pieces import of as pieces_of
 from .reading import Reading, stat_any, vanished
 
 _PAGE = mmap.PAGESIZE
-_WINDOW = 4 << 20  # bytes mapped at a time
 _SCAN = 1 << 20  # pages asked mincore(2) for at a time
 _ZEROS = bytes(2 << 20)
 
@@ -35,75 +37,37 @@ _ZEROS = bytes(2 << 20)
 class MappedExtent:
     """A run of an attached segment that holds data."""
 
-    address: int  # of the first byte, in this process
+    mapping: _Mapping
     offset: int
     length: int
-    droppable: bool  # may its windows be unmapped after use?
-
-    def write_to(self, file: BinaryIO) -> None:
-        """See model.Extent."""
-        for start, view in _windows(self.address, self.length, self.droppable, libc.MADV_POPULATE_READ):
-            del start
-            for piece in range(0, len(view), PIECE):
-                file.write(view[piece : piece + PIECE])
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         """See model.Extent."""
-        address = self.address + start
-        view[:] = libc.memory(address, len(view))
-        if self.droppable and address % _PAGE == 0:
-            libc.madvise(address, len(view), libc.MADV_DONTNEED)
+        self.mapping.read_into(view, self.offset + start)
 
 
 class _Watched:
-    """The extents of a segment that may be written meanwhile, with a digest of what is read of them, in that order."""
+    """The extents of a segment that may be written meanwhile, with a digest of what is read of them by pieces."""
 
-    def __init__(self, extents: Iterable[Extent]) -> None:
-        self._extents, self.digest = extents, digest.ALGORITHMS[digest.DEFAULT]()
+    def __init__(self, mapping: _Mapping) -> None:
+        self._mapping, self.digest = mapping, digest.ALGORITHMS[digest.DEFAULT]()
 
     def __iter__(self) -> Iterator[Extent]:
-        for extent in self._extents:
-            self.digest.update(b"%d %d " % (extent.offset, extent.length))
-            yield _WatchedExtent(extent, extent.offset, extent.length, self.digest)
+        return iter(self._mapping)
+
+    def pieces(self) -> Generator[Piece, None, None]:
+        """See pieces.InPieces."""
+        with contextlib.closing(self._mapping.pieces()) as found:
+            for piece in found:
+                self.digest.update(piece.packed)
+                self.digest.update(piece.view)
+                yield piece
 
     def read_all(self) -> bytes:
         """Read everything for its digest alone."""
-        block = memoryview(bytearray(PIECE))
-        for extent in self:
-            for start in range(0, extent.length, PIECE):
-                extent.read_into(block[: min(PIECE, extent.length - start)], start)
+        for _ in self.pieces():
+            pass
         return self.digest.digest()
-
-
-@dataclass(frozen=True, slots=True)
-class _WatchedExtent:
-    inside: Extent
-    offset: int
-    length: int
-    digest: digest.Digest
-
-    def write_to(self, file: BinaryIO) -> None:
-        """See model.Extent. What is digested is a copy, and what is written is the same one."""
-        block = memoryview(bytearray(min(PIECE, self.length)))
-        for start in range(0, self.length, PIECE):
-            view = block[: min(PIECE, self.length - start)]
-            self.read_into(view, start)
-            file.write(view)
-
-    def read_into(self, view: memoryview, start: int = 0) -> None:
-        """See model.Extent."""
-        self.inside.read_into(view, start)
-        self.digest.update(view)
-
-
-def _windows(address: int, length: int, droppable: bool, populate: int) -> Iterator[tuple[int, memoryview]]:
-    for start in range(0, length, _WINDOW):
-        size = min(_WINDOW, length - start)
-        with contextlib.suppress(OSError):  # before Linux 5.14 each page is mapped when it is touched
-            libc.madvise(address + start, size, populate)
-        yield start, libc.memory(address + start, size)
-        if droppable:
-            libc.madvise(address + start, size, libc.MADV_DONTNEED)
 
 
 def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
@@ -126,7 +90,7 @@ def collect(reading: Reading) -> Generator[SharedMemory, None, None]:
             mapping = attached.enter_context(_Mapping(address, ds.shm_segsz, reading))
             # Companions are forked from us, and would attach it once more.
             libc.madvise(address, mapping.length, libc.MADV_DONTFORK)
-            extents: Iterable[Extent] = mapping
+            extents: _Mapping | _Watched = mapping
             if _may_be_written(shmid, ds, mapping, reading):
                 extents = watched = _Watched(mapping)
                 again = functools.partial(_compare, shmid, ds.shm_segsz, watched, reading)
@@ -172,10 +136,16 @@ def _compare(shmid: int, size: int, first: _Watched, reading: Reading) -> None:
 
 
 class _Mapping:
-    """An attached segment; iterating it gives its extents."""
+    """An attached segment. Iterating it gives its extents, if it is attached by who has the reading of its namespace.
 
-    def __init__(self, address: int, size: int, reading: Reading) -> None:
+    Its data is read and written through the file behind it, which maps none of it. Where that may not be opened, as for
+    huge pages, and in the page that the segment ends in, of which a file has only what is before the end, it goes
+    through the memory.
+    """
+
+    def __init__(self, address: int, size: int, reading: Reading | None = None) -> None:
         self._address, self._size, self._reading = address, size, reading
+        self._flags = os.O_RDONLY if reading is not None else os.O_RDWR
         self._fd: int | None = None
         self._huge_page = 0  # bytes; 0 for a segment of ordinary pages
 
@@ -188,7 +158,7 @@ class _Mapping:
 
     def __enter__(self) -> _Mapping:
         try:
-            self._fd = _open_mapping(f"{self._address:x}-{self._address + self._size + -self._size % _PAGE:x}")
+            self._fd = self._open(f"{self._address:x}-{self._address + self._size + -self._size % _PAGE:x}")
             # An ordinary user may not open it, and a mapping that ends elsewhere is one of huge pages.
             known = self._fd is not None
         except FileNotFoundError:
@@ -196,7 +166,7 @@ class _Mapping:
         if not known:
             mapping, page = _smaps(self._address)
             with contextlib.suppress(FileNotFoundError):  # a kernel without map_files
-                self._fd = _open_mapping(mapping)
+                self._fd = self._open(mapping)
             self._huge_page = page if page != _PAGE else 0
         elif self._fd is not None:
             kind, block = libc.fstatfs(self._fd)
@@ -230,11 +200,88 @@ class _Mapping:
         # mincore(2) does not tell a page that is swapped out from a hole.
         return self._not_zero() if _info().shm_swp else self._resident()
 
-    def _extent(self, start: int, end: int) -> MappedExtent:
-        return MappedExtent(self._address + start, start, end - start, droppable=not self._huge_page)
+    def pieces(self) -> Generator[Piece, None, None]:
+        """See pieces.InPieces."""
+        if self._huge_page or self._fd is None:
+            return one_by_one(self, self.length)
+        return ahead(self._gathered(self._fd) if c is not None else one_by_one(self, self.length), self.length)
 
-    def _data(self, fd: int) -> Iterator[Extent]:
-        end = 0
+    def _gathered(self, fd: int) -> Generator[Piece, None, None]:
+        """As one_by_one(), by the loops in C."""
+        empty, at, hole = rooms(self.length), 0, 0
+        while at < self._in_file:
+            piece = next(empty)
+            at, hole, piece.size, piece.count, why = c.gather(
+                fd, at, hole, self._in_file, _PAGE, piece.data, piece.runs
+            )
+            if why:
+                raise OSError(why, os.strerror(why))
+            if piece.size:
+                yield piece
+        yield from one_by_one(self._data(fd, self._in_file), _PAGE)
+
+    @property
+    def _in_file(self) -> int:
+        """Up to where reading and writing the file does as well as the memory: bytes."""
+        return self._size - self._size % _PAGE if self._fd is not None and not self._huge_page else 0
+
+    def _part_in_file(self, offset: int, length: int) -> tuple[int, int]:
+        """The file, and how many of length bytes from offset on go through it."""
+        return -1 if self._fd is None else self._fd, max(0, min(length, self._in_file - offset))
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill view from offset on. Raises OSError."""
+        fd, in_file = self._part_in_file(offset, len(view))
+        done = 0
+        while done < in_file:
+            n = os.preadv(fd, [view[done:in_file]], offset + done)
+            if n == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            done += n
+        if done < len(view):
+            with self._memory(offset + done, len(view) - done, libc.MADV_POPULATE_READ) as memory:
+                view[done:] = memory
+
+    def write(self, piece: Piece) -> None:
+        """Put the data of a piece to its place. Raises OSError, ValueError for what is beyond the end."""
+        if piece.end > self.length:  # there is other memory of this process
+            raise ValueError(f"data up to {piece.end:#x} in a segment that ends at {self.length:#x}")
+        n = at = 0
+        if c is not None and self._fd is not None:
+            n, at, why = c.scatter(self._fd, self._in_file, piece.data, piece.runs, piece.count, n, at)
+            if why > 0:
+                raise OSError(why, os.strerror(why))
+        for offset, data in piece.parts(n, at):
+            fd, in_file = self._part_in_file(offset, len(data))
+            done = 0
+            while done < in_file:
+                done += os.pwrite(fd, data[done:in_file], offset + done)
+            if done < len(data):
+                with self._memory(offset + done, len(data) - done, libc.MADV_POPULATE_WRITE) as memory:
+                    memory[:] = data[done:]
+
+    @contextlib.contextmanager
+    def _memory(self, offset: int, length: int, populate: int) -> Iterator[memoryview]:
+        """A part of it in this process; what is mapped for that is unmapped again."""
+        first = offset - offset % _PAGE
+        area = self._address + first, offset + length - first
+        with contextlib.suppress(OSError):  # before Linux 5.14 each page is mapped when it is touched
+            libc.madvise(*area, populate)
+        yield libc.memory(self._address + offset, length)
+        if not self._huge_page:
+            libc.madvise(*area, libc.MADV_DONTNEED)
+
+    def _open(self, mapping: str) -> int | None:
+        """The file behind a mapping, None where that is not allowed. Raises FileNotFoundError."""
+        try:
+            return os.open(f"/proc/self/map_files/{mapping}", self._flags | os.O_CLOEXEC)
+        except PermissionError:
+            return None
+
+    def _extent(self, start: int, end: int) -> MappedExtent:
+        return MappedExtent(self, start, end - start)
+
+    def _data(self, fd: int, end: int = 0) -> Iterator[Extent]:
         while True:
             try:
                 start = os.lseek(fd, end, os.SEEK_DATA)
@@ -260,7 +307,7 @@ class _Mapping:
                     start = None
         if start is not None:
             yield self._extent(start * _PAGE, pages * _PAGE)
-        if _info().shm_swp:
+        if _info().shm_swp and self._reading is not None:
             self._reading.changed(
                 ChangedError("a shared memory segment was swapped out while its pages were looked for")
             )
@@ -283,14 +330,6 @@ def _info() -> libc.shm_info:
     info = libc.shm_info()
     libc.shmctl(0, libc.SHM_INFO, info)
     return info
-
-
-def _open_mapping(mapping: str) -> int | None:
-    """The file behind a mapping, None where that is not allowed. Raises FileNotFoundError."""
-    try:
-        return os.open(f"/proc/self/map_files/{mapping}", os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:
-        return None
 
 
 def _smaps(address: int) -> tuple[str, int]:
@@ -333,18 +372,14 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
 
 
 def _fill(shmid: int, segment: SharedMemory) -> None:
-    huge_page = huge_page_size(segment.hugetlb_flag)
-    end = segment.size + -segment.size % (huge_page or _PAGE)
-    address = None
-    try:
-        for extent in segment.extents:
-            if address is None:  # a segment without data is not touched at all
+    with contextlib.ExitStack() as stack:
+        mapping = None
+        for piece in stack.enter_context(contextlib.closing(pieces_of(segment))):
+            if mapping is None:  # a segment without data is not touched at all
                 address = libc.shmat(shmid, 0)
-            if extent.offset + extent.length > end:  # beyond it is other memory of this process
-                raise ObjectError(f"shared memory segment {shmid}: data at {extent.offset:#x} is beyond its end")
-            where = address + extent.offset
-            for start, view in _windows(where, extent.length, not huge_page, libc.MADV_POPULATE_WRITE):
-                extent.read_into(view, start)
-    finally:
-        if address is not None:
-            libc.shmdt(address)
+                stack.callback(libc.shmdt, address)
+                mapping = stack.enter_context(_Mapping(address, segment.size))
+            try:
+                mapping.write(piece)
+            except OSError as error:
+                raise ObjectError(f"{segment.permissions.named('shm')}: filling it: {explain(error)}") from error

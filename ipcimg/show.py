@@ -294,8 +294,8 @@ def _decoded(decode: Callable[[ImageFile, int], Iterator[Any]]) -> _Decode:
 _KINDS = {
     "IPC_VAR": _Kind(_one(codec.decode_variables), _variables_text),
     "IPCNS_SHM": _Kind(_decoded(codec.decode_segment_entries), _segments_text),
-    "IPCNS_MSG": _Kind(_decoded(lambda image, _: codec.decode_queues(image)), _queues_text),
-    "IPCNS_SEM": _Kind(_decoded(lambda image, _: codec.decode_semaphores(image)), _semaphores_text),
+    "IPCNS_MSG": _Kind(lambda image, _: codec.decode_queues(image), _queues_text),
+    "IPCNS_SEM": _Kind(lambda image, _: codec.decode_semaphores(image), _semaphores_text),
     "PAGEMAP": _Kind(_decoded(codec.decode_pagemap_entries), _pagemap_text),
     "IPCIMG_MANIFEST": _Kind(_one(codec.decode_manifest), _manifest_text),
 }

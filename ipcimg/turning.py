@@ -12,13 +12,14 @@ import errno
 import functools
 import math
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 from . import kinds, libc, namespace, sysctl, turn, var
 from .companion import Companion
 from .errors import ChangedError, KernelError, explain
 from .interrupts import deferred
-from .model import Message, Permissions, Variables
+from .model import FramedMessages, Message, Permissions, Variables
 from .namespace import IpcNamespace
 from .notes import with_room
 from .owners import Owners
@@ -27,8 +28,9 @@ from .reading import Reading, vanished
 # Messages, from which on turning takes less time: about 10 ms to begin with, and 12 µs for each. Peeks at 2000 of 64
 # bytes take 31 ms, at 8000 of them 360 ms; if they have 4000 bytes, 114 ms and 4 s.
 DEEP = 2048
-_PROBES = 16  # messages of a queue that are looked at once more when it has been turned
+_PROBES = 8  # messages of a queue that are looked at before it is turned and after: that walks through it each time
 _INT_MAX = (1 << 31) - 1
+_Turning = Callable[[], AbstractContextManager[turn.Turn | None]]
 
 
 class Turner:
@@ -43,22 +45,25 @@ class Turner:
 
     def messages(
         self, queue: libc.msqid_ds, permissions: Permissions, otherwise: Iterable[Message]
-    ) -> Generator[Message, None, None]:
+    ) -> Iterable[Message]:
         """The messages of a queue, which is as it is; otherwise are the same by peeking, for where it is not turned.
 
-        When the generator is closed the queue is as before. Raises ChangedError and KernelError.
+        Iterating them, or going through them framed, raises ChangedError and KernelError.
         """
-        with deferred():
-            self._turn = self._begun(queue, permissions) if queue.msg_qnum > DEEP else None
-        if self._turn is None:
-            yield from otherwise
-            return
-        yield from self._turned(self._turn, queue)
+        turned = functools.partial(self._turned, queue, permissions)
+        if isinstance(otherwise, FramedMessages):
+            return _TurnedByLoop(turned, otherwise, otherwise.framed)
+        return _Turned(turned, otherwise)
+
+    def end(self) -> None:
+        """Complete a turn that was left. Raises ChangedError and KernelError."""
+        if self._turn is not None:
+            self._end(self._turn)
 
     def close(self) -> None:
-        """Complete a turn that was left, and let the guardian go. Raises ChangedError and KernelError."""
+        """The same; and let the guardian go."""
         try:
-            self._end()
+            self.end()
         finally:
             with deferred():
                 if self._guardian is not None:
@@ -67,25 +72,23 @@ class Turner:
 
     # ---- one queue -------------------------------------------------------------------------
 
-    def _turned(self, turning: turn.Turn, queue: libc.msqid_ds) -> Iterator[Message]:
-        probes = {n * (turning.qnum - 1) // (_PROBES - 1) for n in range(_PROBES)}
-        seen: dict[int, tuple[int, int, int]] = {}
+    @contextlib.contextmanager
+    def _turned(self, queue: libc.msqid_ds, permissions: Permissions) -> Iterator[turn.Turn | None]:
+        """A turn for the with block, which may leave it early; None where the queue is to be peeked at."""
+        self.end()
+        with deferred():
+            self._turn = turning = self._begun(queue, permissions)
+        if turning is None:
+            yield None
+            return
         try:
             with self._in_use_is_a_change(turning):
-                for n in range(turning.qnum):
-                    message = _message(turning, turning.step())
-                    if n in probes:
-                        seen[n] = _print(message)
-                    yield message
-                after = libc.msqid_ds()
-                libc.msgctl(turning.msqid, libc.MSG_STAT_ANY, after)
-                if (after.msg_qnum, after.msg_cbytes) != (queue.msg_qnum, queue.msg_cbytes):
-                    raise turn.InUse(f"it holds {after.msg_qnum} messages of {after.msg_cbytes} bytes")
-                for n, was in seen.items():
-                    if _print(_message(turning, turning.peek(n))) != was:
-                        raise turn.InUse(f"its message {n} is another one")
+                before = _look(turning)
+                yield turning
+                if turning.is_over and _look(turning) != before:
+                    raise turn.InUse("it does not hold what it held")
         finally:
-            self._end()
+            self._end(turning)
 
     @contextlib.contextmanager
     def _in_use_is_a_change(self, turning: turn.Turn) -> Iterator[None]:
@@ -101,14 +104,13 @@ class Turner:
                 raise ChangedError(f"{turning.named} changed while the namespace was read") from error
             raise KernelError(f"turning {turning.named}: {explain(error)}") from error
 
-    def _end(self) -> None:
-        """Complete the turn, if there is one, and have all as it was. Otherwise the journal stays."""
+    def _end(self, turning: turn.Turn) -> None:
+        """Complete a turn, if it has not ended, and have all as it was. Otherwise the journal stays."""
         with deferred():
-            turning, self._turn = self._turn, None
-            if turning is None:
+            if self._turn is not turning:
                 return
+            self._turn, in_use = None, None
             with turning, self._raised:
-                in_use: turn.InUse | None = None
                 try:
                     try:
                         turning.complete()
@@ -181,13 +183,55 @@ class Turner:
         return turning
 
 
+class _Turned:
+    """The messages of a queue, which is turned for them; the reference."""
+
+    def __init__(self, turned: _Turning, otherwise: Iterable[Message]) -> None:
+        self._turned, self._otherwise = turned, otherwise
+
+    def __iter__(self) -> Iterator[Message]:
+        with self._turned() as turning:
+            if turning is None:
+                yield from self._otherwise
+                return
+            while not turning.is_over:
+                yield _message(turning, turning.step())
+
+
+class _TurnedByLoop(_Turned):
+    """As they are turned by the loop in C: see model.FramedMessages."""
+
+    def __init__(
+        self, turned: _Turning, otherwise: Iterable[Message], framed: Callable[[], Iterator[memoryview]]
+    ) -> None:
+        super().__init__(turned, otherwise)
+        self._otherwise_framed = framed
+
+    def framed(self) -> Iterator[memoryview]:
+        """Raises what iterating raises."""
+        with self._turned() as turning:
+            if turning is None:
+                yield from self._otherwise_framed()
+                return
+            while not turning.is_over:
+                piece = turning.framed_steps()
+                if piece:
+                    yield piece
+
+
 def _message(turning: turn.Turn, size: int) -> Message:
     return Message(turning.peeked.mtype.value, bytes(turning.peeked.view[8 : 8 + size]))
 
 
-def _print(message: Message) -> tuple[int, int, int]:
-    """By which it is known again, whatever its size."""
-    return message.type, len(message.body), hash(message.body)
+def _look(turning: turn.Turn) -> list[object]:
+    """How much a queue holds that is turned, and some of its messages."""
+    queue = libc.msqid_ds()
+    libc.msgctl(turning.msqid, libc.MSG_STAT_ANY, queue)
+    found: list[object] = [queue.msg_qnum, queue.msg_cbytes]
+    for n in range(_PROBES):
+        message = _message(turning, turning.peek(n * (turning.qnum - 1) // (_PROBES - 1)))
+        found += message.type, len(message.body), hash(message.body)
+    return found
 
 
 def _may_turn(queue: libc.msqid_ds) -> bool:

@@ -9,6 +9,8 @@ import os
 
 import pytest
 
+from ipcimg import loops
+
 from .fidelity import ROWS
 
 IN_VM = "IPCIMG_VM_PROGRAMS" in os.environ  # that of tools/vm
@@ -30,6 +32,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append(("fidelity", mark.args[0]))
         if IN_VM and item.get_closest_marker("exhaustive"):
             item.add_marker(_TOO_SLOW)
+
+
+@pytest.fixture(params=["loops in C", "Python alone"])
+def both_loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Tries a test with the loops in C and without; tells whether it is with them."""
+    if request.param == "loops in C":
+        if loops.c is None:
+            reason = "the loops in C were not built: NOT TESTED (gcc and Python's headers are needed: python3-dev)"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return True
+    monkeypatch.setattr(loops, "c", None)
+    monkeypatch.setenv("IPCIMG_LOOPS", "python")  # for those that are processes of their own
+    return False
 
 
 def _verdict(reports: list[pytest.TestReport]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from ipcimg import codec, model
+from ipcimg import codec, model, pieces
 from ipcimg.errors import ChangedError, ImageError
 from ipcimg.image import MAX_ENTRY, MAX_PLAIN, ImageFile
 from ipcimg.manifest import File, Manifest
@@ -406,17 +406,14 @@ def test_inline_segment(image: OpenImage, in_pagemaps: int | None, size: int) ->
             list(codec.decode_segments(image(short), lambda shmid, size: (), wire.PAGE))
 
 
-def test_inline_segment_writes_itself(image: OpenImage, tmp_path: pathlib.Path) -> None:
-    """Longer than a block of the copying loop, and not a multiple of one."""
-    content = os.urandom(model.PIECE * 2 + 5)
+def test_inline_segment_by_pieces(image: OpenImage) -> None:
+    """Longer than a piece, and not a multiple of one."""
+    content = os.urandom(pieces.ROOM * 2 + 5)
     entry = wire.entry(wire.message({1: wire.desc(5), 2: len(content)}))
     [inline] = codec.decode_segments(
         image(wire.image(wire.SHM, entry, wire.padded(content, 4))), lambda shmid, size: (), wire.PAGE
     )
-    with open(tmp_path / "out", "wb") as file:
-        for extent in inline.extents:
-            extent.write_to(file)
-    assert (tmp_path / "out").read_bytes() == content
+    assert b"".join(bytes(piece.view) for piece in pieces.of(inline)) == content
 
 
 def test_segment_in_page_maps_is_looked_up_by_id_and_end(image: OpenImage) -> None:

@@ -11,7 +11,7 @@ import re
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -35,9 +35,6 @@ class Held:
     @property
     def length(self) -> int:
         return len(self.data)
-
-    def write_to(self, file: BinaryIO) -> None:
-        file.write(self.data)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         self.asked.append(len(view))

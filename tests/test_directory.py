@@ -11,7 +11,7 @@ import pathlib
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -32,9 +32,6 @@ class Page:
     def __init__(self, letter: bytes) -> None:
         self._data = letter * PAGE
         self.offset, self.length = 0, PAGE
-
-    def write_to(self, file: BinaryIO) -> None:
-        file.write(self._data)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         view[:] = self._data[start : start + len(view)]

@@ -301,7 +301,7 @@ def test_the_manifest_s_page_size_counts(tmp_path: pathlib.Path) -> None:
     """A set from a machine with larger pages."""
     large = 16 * PAGE
     files = set_with_segment(
-        wire.pagemap(7, wire.entry(wire.message({1: large, 2: 1}))), {"pages-7.img": bytes(large)}, 2 * large
+        wire.pagemap(7, wire.entry(wire.message({1: large, 2: 1}))), {"pages-7.img": b"l" * large}, 2 * large
     )
     wire.write(tmp_path, files | {"ipcimg-manifest-1.img": wire.manifest(1, files, {6: large, 11: 1, 12: 1})})
     [segment] = ipcimg.load(tmp_path).segments

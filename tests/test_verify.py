@@ -27,9 +27,6 @@ class Page:
     offset, length = 0, 4096
     _data = bytes(range(256)) * 16
 
-    def write_to(self, file: object) -> None:
-        file.write(self._data)  # type: ignore[attr-defined]
-
     def read_into(self, view: memoryview, start: int = 0) -> None:
         view[:] = self._data[start : start + len(view)]
 

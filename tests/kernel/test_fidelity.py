@@ -45,6 +45,7 @@ def lower_qbytes(msqid: int, qbytes: int) -> None:
 
 @row("big messages")
 @row("long messages")
+@pytest.mark.usefixtures("both_loops")
 def test_messages_of_any_size(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """Up to a mebibyte; at the dump msgmax is 10."""
 
@@ -64,6 +65,7 @@ def test_messages_of_any_size(source: Namespace, target: Namespace, tmp_path: Pa
 @row("long messages")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.slow
+@pytest.mark.usefixtures("both_loops")
 def test_msgmax_comes_back_after_a_signal(source: Namespace, tmp_path: Path, signum: int) -> None:
     def fill() -> None:
         oracle.set_variable("kernel/msgmnb", 64 << 20)
@@ -94,6 +96,7 @@ def _until(condition: object) -> None:
 
 @row("qbytes")
 @row("full queue")
+@pytest.mark.usefixtures("both_loops")
 def test_qbytes(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     def fill() -> None:
         oracle.set_variable("kernel/msgmnb", 1 << 20)
@@ -126,6 +129,7 @@ def fill_created() -> None:
 
 
 @row("creator")
+@pytest.mark.usefixtures("both_loops")
 def test_creators(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     source.do(fill_created)
     assert carry(source, target, tmp_path / "d", "--strict") == ""
@@ -159,6 +163,7 @@ def test_creators_without_the_right(source: Namespace, target: Namespace, tmp_pa
 
 
 @row("sem_otime")
+@pytest.mark.usefixtures("both_loops")
 def test_otime(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     def fill() -> None:
         oracle.semaphores(1, [5, 6])

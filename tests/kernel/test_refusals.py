@@ -219,6 +219,7 @@ def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, sign
     assert target.do(oracle.variables) == before
 
 
+@pytest.mark.usefixtures("both_loops")
 def test_changing_queue(source: Namespace, tmp_path: Path) -> None:
     """A queue that another process turns over while it is read: no dump claims to be of one moment."""
     source.do(lambda: oracle.queue(0x1234, messages=[(1, b"%04d" % n) for n in range(3000)]))
@@ -330,6 +331,7 @@ def test_no_preset_stays_where_there_is_no_room(source: Namespace, target: Names
     assert target.do(lambda: (oracle.variables(), tables())) == before
 
 
+@pytest.mark.usefixtures("both_loops")
 def test_presets_that_somebody_else_takes(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """A process that makes and removes queues all the time gets ids that were meant for ours: we ask again."""
     wanted = [32768 * (n % 7) + n for n in range(300)]

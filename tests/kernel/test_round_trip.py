@@ -17,6 +17,7 @@ from ..fidelity import row
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.usefixtures("both_loops")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -156,18 +157,18 @@ MIB = 1 << 20
 
 @row("SHM_HUGETLB")
 @pytest.mark.parametrize(
-    ("size", "data", "extents"),
+    ("size", "data", "huge_pages"),
     [
-        (1, b"x", [(0, 2 * MIB)]),
-        (2 * MIB, b"y" * 2 * MIB, [(0, 2 * MIB)]),
-        (5 * MIB, b"in the second", [(2 * MIB, 2 * MIB)]),
-        (5 * MIB + 3, b"in the last", [(4 * MIB, 2 * MIB)]),
+        (1, b"x", [0]),
+        (2 * MIB, b"y" * 2 * MIB, [0]),
+        (5 * MIB, b"in the second", [2 * MIB]),
+        (5 * MIB + 3, b"in the last", [4 * MIB]),
         (6 * MIB, b"", []),
     ],
     ids=["1 byte", "1 page", "no multiple", "no multiple of anything", "all holes"],
 )
 def test_huge_pages(
-    source: Namespace, target: Namespace, tmp_path: Path, size: int, data: bytes, extents: list[tuple[int, int]]
+    source: Namespace, target: Namespace, tmp_path: Path, size: int, data: bytes, huge_pages: list[int]
 ) -> None:
     pool = Path("/proc/sys/vm/nr_hugepages")
     before = pool.read_text()
@@ -175,11 +176,14 @@ def test_huge_pages(
     try:
         if int(pool.read_text()) < int(before) + 8:
             pytest.fail("this machine has no 8 huge pages to spare: NOT TESTED")
-        where = [(offset + min(5, size - len(data) - offset), data) for offset, _ in extents]
+        where = [(offset + min(5, size - len(data) - offset), data) for offset in huge_pages]
         source.do(lambda: oracle.segment(0x99, size, where, flags=0o4000))  # SHM_HUGETLB
         ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
         [segment] = library.load(tmp_path / "d").segments
-        assert [(extent.offset, extent.length) for extent in segment.extents] == extents
+        assert [extent.offset for extent in segment.extents] == huge_pages
+        ipcimg("dump", "-t", source.pid, "-D", tmp_path / "exact", "--criu-exact")
+        [segment] = library.load(tmp_path / "exact").segments
+        assert [(extent.offset, extent.length) for extent in segment.extents] == [(n, 2 * MIB) for n in huge_pages]
         ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
         same(tmp_path / "d", f"ns:{target.pid}")
         assert target.do(lambda: oracle.rows("shm")) == source.do(lambda: oracle.rows("shm"))

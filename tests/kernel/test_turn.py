@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ipcimg as library
-from ipcimg import freeze, interrupts, libc, owners, reading, selection, sysctl, turn, turning, var
+from ipcimg import freeze, interrupts, libc, loops, owners, reading, selection, sysctl, turn, turning, var
 from ipcimg.companion import Companion
 from ipcimg.dump import living
 from ipcimg.turn import Turn
@@ -41,6 +42,11 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turning, "DEEP", DEEP)
     users = freeze._users
     monkeypatch.setattr(freeze, "_users", lambda *arguments: (users(*arguments)[0], True))
+
+
+@pytest.fixture
+def python_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "c", None)
 
 
 def numbered(n: int) -> Messages:
@@ -132,7 +138,7 @@ def was_turned(namespace: oracle.Enterable, msqid: int) -> bool:
 
 @pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("how", ["--frozen-by-caller", "--freeze"])
-def test_same_afterwards(source: Namespace, target: Namespace, tmp_path: Path, filling: Filling, how: str) -> None:
+def test_same_afterwards(source: Namespace, tmp_path: Path, filling: Filling, how: str, both_loops: bool) -> None:
     msqid, messages = source.do(filling)
     before = source.do(state)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", how)
@@ -178,7 +184,7 @@ def test_shallow_queues_are_not_turned(source: Namespace, tmp_path: Path) -> Non
     assert not was_turned(source, msqid)
 
 
-def test_several_queues(source: Namespace, tmp_path: Path) -> None:
+def test_several_queues(source: Namespace, tmp_path: Path, both_loops: bool) -> None:
     made = [source.do(lambda n=n: oracle.queue(n, messages=numbered(n))) for n in (5, 30, 60, 7, 100)]  # type: ignore[misc]
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
     assert [was_turned(source, msqid) for msqid in made] == [False, True, True, False, True]
@@ -305,7 +311,7 @@ def test_leaving_early(source: Namespace, filling: Filling, how: str, after: int
     assert source.do(lambda: oracle.receive_all(msqid)) == messages
 
 
-def test_no_space_left(source: Namespace, tmp_path: Path) -> None:
+def test_no_space_left(source: Namespace, tmp_path: Path, both_loops: bool) -> None:
     msqid, messages = source.do(all_sizes)
     before = source.do(state)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
@@ -321,15 +327,40 @@ def test_no_space_left(source: Namespace, tmp_path: Path) -> None:
 # ---- somebody else at the queue, against the caller's word ---------------------------------
 
 
+def steps_interrupted(monkeypatch: pytest.MonkeyPatch, after: int, by: Callable[[], None]) -> None:
+    """Have something happen after so many steps of a turn, be they made by the loop in C or in Python."""
+    step, loop, steps = Turn.step, getattr(loops.c, "turn", None), [0]
+
+    def once() -> None:
+        steps[0] += 1
+        if steps[0] == after + 1:
+            by()
+
+    def one(self: Turn) -> int:
+        once()
+        return step(self)
+
+    def turn_one(journal: int, msqid: int, qnum: int, *others: Any) -> tuple[int, int, int]:
+        once()
+        assert loop is not None
+        made: tuple[int, int, int] = loop(journal, msqid, min(qnum, libc.word(journal + 8).value // 2 + 1), *others)
+        return made
+
+    monkeypatch.setattr(Turn, "step", one)
+    if loop is not None:
+        monkeypatch.setattr(loops.c, "turn", turn_one)
+
+
 @pytest.mark.parametrize("how", ["send", "receive", "both", "all", "remove", "narrow"])
-def test_a_queue_in_use(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_queue_in_use(
+    source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, both_loops: bool
+) -> None:
     """It is noticed, no message is lost, and the journal is gone. The next try peeks."""
     msqid, messages = source.do(plain)
-    step, steps, taken = Turn.step, [0], tmp_path / "taken"
 
     def use() -> None:
         if how in ("receive", "both"):
-            taken.write_bytes(oracle.receive(msqid)[1])
+            oracle.receive(msqid)
         if how in ("send", "both"):
             oracle.send(msqid, 99, b"theirs")
         if how == "all":
@@ -339,17 +370,13 @@ def test_a_queue_in_use(source: Namespace, tmp_path: Path, monkeypatch: pytest.M
         if how == "narrow":
             oracle.set_qbytes(msqid, 12345)
 
-    def disturbed(self: Turn) -> int:
-        steps[0] += 1
-        if steps[0] == 10:
-            subprocess.run(["true"], check=True)
-            if (pid := os.fork()) == 0:
-                use()
-                os._exit(0)
-            os.waitpid(pid, 0)
-        return step(self)
+    def somebody() -> None:
+        if (pid := os.fork()) == 0:
+            use()
+            os._exit(0)
+        os.waitpid(pid, 0)
 
-    monkeypatch.setattr(Turn, "step", disturbed)
+    steps_interrupted(monkeypatch, 9, somebody)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
     assert source.do(lambda: oracle.table("shm")) == {}
     found = [] if how == "remove" else source.do(lambda: oracle.peek_all(msqid))
@@ -486,7 +513,9 @@ STATES += [first_sent_again, last_taken, killed_again, killed_again_later]
 
 @pytest.mark.parametrize("at", STATES)
 @pytest.mark.parametrize("filling", [plain, all_sizes, over_its_qbytes])
-def test_recovered(source: Namespace, tmp_path: Path, filling: Filling, at: Callable[[Turn], None]) -> None:
+def test_recovered(
+    source: Namespace, tmp_path: Path, filling: Filling, at: Callable[[Turn], None], both_loops: bool
+) -> None:
     if at is not_begun and filling is not plain:
         return  # it has begun before anything is changed
     msqid, messages = source.do(filling)
@@ -607,27 +636,26 @@ def test_forged_journals(source: Namespace, tmp_path: Path) -> None:
     assert sorted(source.do(lambda: oracle.receive_all(msqid))) == sorted(messages)
 
 
-def test_journal_outlives_its_guardian(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_outlives_its_guardian(
+    source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both_loops: bool
+) -> None:
     """The one that sets kernel.shm_rmid_forced again, which destroys segments that nobody has attached, goes on."""
     msqid, messages = source.do(hundred)
-    before, step, steps = source.do(state), Turn.step, [0]
+    before = source.do(state)
     guardians: list[Companion] = []
 
     def companion(*arguments: object) -> Companion:
         guardians.append(Companion(*arguments))  # type: ignore[arg-type]
         return guardians[-1]
 
-    def killed_with_its_guardian(self: Turn) -> int:
-        steps[0] += 1
-        if steps[0] == 50:
-            _, its = guardians
-            os.kill(its.pid, signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self)
+    def killed_with_its_guardian() -> None:
+        _, its = guardians
+        os.kill(its.pid, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patched:
         patched.setattr(turning, "Companion", companion)
-        patched.setattr(Turn, "step", killed_with_its_guardian)
+        steps_interrupted(patched, 50, killed_with_its_guardian)
         run(IPCIMG, "dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller", status=-signal.SIGKILL)
     until = time.monotonic() + 10
     while source.users():
@@ -638,7 +666,7 @@ def test_journal_outlives_its_guardian(source: Namespace, tmp_path: Path, monkey
     assert source.do(lambda: oracle.receive_all(msqid)) == messages
 
 
-def test_no_memory(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python_alone: None) -> None:
     """Where the kernel has none for a message that was taken, it stays in the journal."""
     msqid, messages = source.do(plain)
     before = source.do(state)
@@ -672,14 +700,17 @@ freeze._users = lambda *arguments: (users(*arguments)[0], True)
 """
 
 
-@pytest.fixture(scope="module")
-def injectors() -> Iterator[list[Injector]]:
+@pytest.fixture(scope="module", params=["loops in C", "Python alone"])
+def injectors(request: pytest.FixtureRequest) -> Iterator[list[Injector]]:
     if shutil.which("gcc") is None:
         reason = "gcc, which knows the numbers of the system calls, is missing: NOT TESTED (apt-get install gcc)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    made = [Injector(SETTING) for _ in range(WORKERS)]
+    if request.param == "loops in C" and loops.c is None:
+        pytest.skip("the loops in C were not built: NOT TESTED")
+    alone = 'import os; os.environ["IPCIMG_LOOPS"] = "python"' if request.param == "Python alone" else ""
+    made = [Injector(alone + SETTING) for _ in range(WORKERS)]
     yield made
     for one in made:
         one.close()

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ipcimg
 from tests import wire
@@ -50,9 +49,6 @@ class _Page:
     def __init__(self, offset: int) -> None:
         self.offset = offset
         self._data = bytes([offset >> 12 & 0xFF]) * PAGE
-
-    def write_to(self, file: Any) -> None:
-        file.write(self._data)
 
     def read_into(self, view: memoryview, start: int = 0) -> None:
         view[:] = self._data[start : start + len(view)]
