@@ -813,99 +813,90 @@ static PyObject *make_sets(PyObject *self, PyObject *args)
 
 /* ---- the turn of a queue: turn.py has the journal's layout, and what is to be done whenever we are killed ----------- */
 
-enum { STATE_AT = 8, SIZE_AT = 16, ROOM_AT = 24, TAKEN_SIZE_AT = 32, SLOTS_AT = 4096 };
+enum { STATE_AT = 8, SIZE_AT = 16, TAKEN_SIZE_AT = 32, SLOTS_AT = 4096 };
 
 static uint64_t *word(byte *journal, size_t at)
 {
     return (uint64_t *)(journal + at);
 }
 
-/* One step, as Turn.step() has it, with a message of at most so many bytes. Gives 0, FULL, an errno or ODD; where the
- * state is odd then, a message is under way. */
-static int turn_one(byte *journal, int msqid, uint64_t n, size_t *fitting, size_t most)
+static void set_state(byte *journal, uint64_t state)
 {
-    size_t room = *word(journal, ROOM_AT);
-    byte *peeked = journal + SLOTS_AT, *taken = peeked + 8 + room + padding(room);
-    long size, came;
-    if (*fitting > most)
-        return FULL;
-    while ((size = syscall(SYS_msgrcv, msqid, peeked, *fitting, 0L, IPC_NOWAIT | MSG_COPY)) < 0) {
-        if (errno != E2BIG || *fitting >= room)
-            return errno;
+    __atomic_store_n(word(journal, STATE_AT), state, __ATOMIC_SEQ_CST);
+}
+
+/* The message at the head in the slot peeked: its bytes, at most so many, or FULL, or an errno below. */
+static long peek_head(byte *peeked, int msqid, size_t room, size_t *fitting, size_t most, int *why)
+{
+    long size;
+    while (*fitting <= most) {
+        if ((size = syscall(SYS_msgrcv, msqid, peeked, *fitting, 0L, IPC_NOWAIT | MSG_COPY)) >= 0)
+            return size;
+        if (errno != E2BIG || *fitting >= room) {
+            *why = errno;
+            return -1;
+        }
         *fitting = 2 * *fitting + 64 < room ? 2 * *fitting + 64 : room;
-        if (*fitting > most)
-            return FULL;
     }
-    *word(journal, SIZE_AT) = size;
-    *word(journal, TAKEN_SIZE_AT) = UINT64_MAX;
-    memset(taken, 0, 8);
-    __atomic_store_n(word(journal, STATE_AT), 2 * n + 1, __ATOMIC_SEQ_CST);
-    if ((came = syscall(SYS_msgrcv, msqid, taken, room, 0L, IPC_NOWAIT)) < 0) {
-        int why = errno;
-        __atomic_store_n(word(journal, STATE_AT), 2 * n, __ATOMIC_SEQ_CST);
-        return why;
-    }
-    *word(journal, TAKEN_SIZE_AT) = came;
-    if (came != size || memcmp(taken, peeked, 8 + size))
-        return ODD;
-    if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0)
-        return errno;
-    __atomic_store_n(word(journal, STATE_AT), 2 * n + 2, __ATOMIC_SEQ_CST);
-    *fitting = next_room(*fitting, size);
-    return 0;
+    *why = FULL;
+    return -1;
 }
 
-/* The message in the slot peeked, framed; gives what is behind it. */
-static byte *frame_peeked(byte *journal, byte *to)
-{
-    uint64_t mtype, size = *word(journal, SIZE_AT);
-    memcpy(&mtype, journal + SLOTS_AT, 8);
-    to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
-    to = put_field(put_field(to, 1, mtype), 2, size);
-    memcpy(to, journal + SLOTS_AT + 8, size);
-    memset(to + size, 0, padding(size));
-    return to + size + padding(size);
-}
-
-static PyObject *frame_turned(PyObject *self, PyObject *args)
-{
-    unsigned long long address;
-    PyObject *out;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "KO!", &address, &PyByteArray_Type, &out))
-        return NULL;
-    byte *journal = (byte *)(uintptr_t)address, *start = (byte *)PyByteArray_AsString(out);
-    if ((uint64_t)PyByteArray_Size(out) < HEAD_MOST + *word(journal, SIZE_AT) + 8)
-        return PyErr_Format(PyExc_ValueError, "no room for the message");
-    return PyLong_FromSsize_t(frame_peeked(journal, start) - start);
-}
-
+/* Turns as Turn.step() does. Others may be able to write the journal: what memory is used does not depend on it. */
 static PyObject *turn(PyObject *self, PyObject *args)
 {
     unsigned long long address;
-    int msqid, stop = 0;
-    Py_ssize_t qnum, room, steps = 0;
+    int msqid, why = 0;
+    Py_ssize_t qnum, room, least, steps = 0;
     PyObject *out;
     (void)self;
-    if (!PyArg_ParseTuple(args, "KinnO!", &address, &msqid, &qnum, &room, &PyByteArray_Type, &out))
+    if (!PyArg_ParseTuple(args, "KinnnO!", &address, &msqid, &qnum, &room, &least, &PyByteArray_Type, &out))
         return NULL;
-    byte *journal = (byte *)(uintptr_t)address;
+    byte *journal = (byte *)(uintptr_t)address, *peeked = journal + SLOTS_AT, *taken = peeked + 8 + room + padding(room);
     byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
-    size_t fitting = room;
+    int framing = start != end;
+    size_t fitting = least < room ? least : room;
     Py_BEGIN_ALLOW_THREADS
-    for (uint64_t state; !stop && steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
+    for (uint64_t state; steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
         size_t left = end - to - HEAD_MOST - 8;
-        if (state & 1)
-            stop = ODD;
-        else if (start != end && end - to < HEAD_MOST + 8)
-            stop = FULL;
-        else
-            stop = turn_one(journal, msqid, state >> 1, &fitting, start == end ? SIZE_MAX : left);
-        if (!stop && start != end)
-            to = frame_peeked(journal, to);
+        long size, came;
+        if (state & 1 || (framing && end - to < HEAD_MOST + 8)) {
+            why = state & 1 ? ODD : FULL;
+            break;
+        }
+        if ((size = peek_head(peeked, msqid, room, &fitting, framing ? left : SIZE_MAX, &why)) < 0)
+            break;
+        *word(journal, SIZE_AT) = size;
+        *word(journal, TAKEN_SIZE_AT) = UINT64_MAX;
+        memset(taken, 0, 8);
+        set_state(journal, state + 1);
+        if ((came = syscall(SYS_msgrcv, msqid, taken, room, 0L, IPC_NOWAIT)) < 0) {
+            why = errno;
+            break;
+        }
+        *word(journal, TAKEN_SIZE_AT) = came;
+        if (came != size || memcmp(taken, peeked, 8 + size)) {
+            why = ODD;
+            break;
+        }
+        if (framing) { /* before it is sent: what cannot be sent now will be, and is not framed again */
+            uint64_t mtype;
+            memcpy(&mtype, peeked, 8);
+            to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
+            to = put_field(put_field(to, 1, mtype), 2, size);
+            memcpy(to, peeked + 8, size);
+            memset(to + size, 0, padding(size));
+            to += size + padding(size);
+        }
+        if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0) {
+            why = errno;
+            break;
+        }
+        set_state(journal, state + 2);
+        fitting = next_room(fitting, size);
     }
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, stop);
+    return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, why);
 }
 
 /* ---- the data of a segment --------------------------------------------------------------------------------------- */
@@ -1209,7 +1200,6 @@ static PyMethodDef methods[] = {
     {"make_queues", make_queues, METH_VARARGS, NULL},
     {"make_sets", make_sets, METH_VARARGS, NULL},
     {"turn", turn, METH_VARARGS, NULL},
-    {"frame_turned", frame_turned, METH_VARARGS, NULL},
     {"gather", gather, METH_VARARGS, NULL},
     {"scatter", scatter, METH_VARARGS, NULL},
     {"drop_zeros", drop_zeros, METH_VARARGS, NULL},

@@ -73,11 +73,8 @@ class Companion:
         os.close(self._hear)
 
     def dismiss(self) -> None:
-        """Release one that has nothing to do any more; somebody may have killed it. Raises OSError."""
-        try:
-            self.release(b"done")
-        except BrokenPipeError:
-            self.close()
+        """Have one that has nothing to do any more end; somebody may have killed it. Raises OSError."""
+        self.close(b"done")
 
     def end(self) -> None:
         """End it, whether it has had our word or not."""

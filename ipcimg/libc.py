@@ -472,9 +472,12 @@ def memory(address: int, size: int) -> memoryview:
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
 
-def word(address: int) -> c_ulong:
+Word = c_ulong
+
+
+def word(address: int) -> Word:
     """The 64 bits at an aligned address, which the caller keeps mapped: value reads or sets all of them at once."""
-    return c_ulong.from_address(address)
+    return Word.from_address(address)
 
 
 def madvise(address: int, length: int, advice: int) -> None:

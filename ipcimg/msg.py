@@ -19,6 +19,7 @@ from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
 from .reading import Reading, stat_any
+from .turning import Turner
 
 _ROOM = 256  # bytes of a buffer, at least: for less the kernel does not work less
 _QNUM_MOST = 1 << 10  # messages of a queue that is dumped in one go with others
@@ -28,8 +29,8 @@ _INT_MAX = (1 << 31) - 1
 class Queues:
     """The queues of the namespace the caller is in, as far as they are wanted; see model.FramedObjects."""
 
-    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: turning.Turner | None = None) -> None:
-        """undo takes what has to be put back after the last queue. turner turns deep queues; the caller closes it."""
+    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: Turner | None = None) -> None:
+        """undo takes what has to be put back after the last queue. turner turns deep ones; else they are peeked at."""
         self._reading, self._peeker, self._turner = reading, _Peeker(undo), turner
 
     def __iter__(self) -> Iterator[MessageQueue]:
@@ -41,8 +42,7 @@ class Queues:
         """See model.FramedObjects."""
         if loops.c is None or self._reading.tolerant or not self._reading.owners.have_their_names:
             return iter(self)
-        # Deeper ones are turned, or take so long that signals are to be looked for meanwhile.
-        most = min(_QNUM_MOST, turning.DEEP)
+        most = _QNUM_MOST if self._turner is None else min(_QNUM_MOST, turning.DEEP)
         return loops.framed(loops.c.dump_queues, self._reading.ids("msg"), self._one, exact=exact, most=most)
 
     def _one(self, msqid: int) -> Iterator[MessageQueue]:
@@ -60,18 +60,17 @@ class Queues:
             )
         facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
         qnum: int = ds.msg_qnum
-        messages: Iterable[Message] = _Peeked(self._peeker, msqid, qnum, ds.msg_cbytes)
+        kind = _Peeked if loops.c is None else _PeekedByLoop
+        messages: Iterable[Message] = kind(self._peeker, msqid, qnum, ds.msg_cbytes)
+        if self._turner is not None and qnum > turning.DEEP:
+            messages = self._turner.messages(ds, permissions, messages)
         if reading.tolerant:
             # How many there are is written before them, and is known only when they have been read.
             messages = held = _as_far_as_they_go(messages, reading)
             qnum = len(held)
-        elif loops.c is not None:
-            messages = _PeekedByLoop(self._peeker, msqid, qnum, ds.msg_cbytes)
-        turned = (
-            contextlib.nullcontext(messages) if self._turner is None else self._turner.turned(ds, permissions, messages)
-        )
-        with turned as messages:
-            yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
+        yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
+        if self._turner is not None:
+            self._turner.end()
 
 
 def _as_far_as_they_go(messages: Iterable[Message], reading: Reading) -> list[Message]:

@@ -60,6 +60,7 @@ _NUMBERS = {  # facts, and what they are below
     **dict.fromkeys(("key", "qbytes", "lspid", "lrpid", "pid_namespace"), 1 << 32),
     "cbytes": 1 << 62,
 }
+_CANNOT_BE = (errno.ENOMSG, errno.E2BIG)  # of a queue that nobody else uses
 _PATIENCE = 10.0  # seconds, where the kernel has no memory
 _PAUSE = 0.01
 _TO_THAW = 60.0  # seconds: so long may somebody else keep the namespace locked while its processes are stopped
@@ -90,6 +91,7 @@ class Turn(Notes):
     peeked: libc.MessageBuffer
     taken: libc.MessageBuffer
     _fitting: int  # bytes of mtext that sufficed so far
+    _frames: bytearray | None = None
 
     def __init__(self, shmid: int) -> None:
         """Attach the segment. Raises OSError."""
@@ -147,49 +149,67 @@ class Turn(Notes):
 
     # ---- the turn --------------------------------------------------------------------------
 
-    @property
-    def done(self) -> int:
-        """How many messages are at the end again."""
-        return self._state.value >> 1
-
-    @property
-    def bytes_peeked(self) -> int:
-        """How many bytes the message in the slot peeked has."""
-        return self._size.value
-
-    def go_on(self, until: int, out: bytearray) -> tuple[int, int]:
-        """Turn messages by the loop in C until so many are done, and frame them, unless out is empty.
-
-        Gives the end of what was framed, and why it has stopped; where that is neither 0 nor FULL, step() goes on.
-        """
-        end, self._fitting, why = loops.c.turn(self.address, self.msqid, until, self._fitting, out)
-        return end, why
-
     def step(self) -> int:
-        """Turn the message at the head, which is in peeked then: how many bytes it has. Raises InUse and OSError.
-
-        If the loop in C has taken it already, it is only put back.
-        """
-        n, taken = divmod(self._state.value, 2)
-        if not taken:
-            self._take(n)
-        if not self._is_the_peeked():
-            self._send(self.taken, self._taken_size.value)
-            self._abandon("another message came from its head than was there before")
-        self._send(self.peeked, self._size.value)
-        self._state.value = 2 * n + 2
-        return self._size.value
-
-    def _take(self, n: int) -> None:
+        """Turn the message at the head, which is in peeked then: how many bytes it has. Raises InUse and OSError."""
+        n = self._state.value >> 1
         try:
-            self._size.value = self.peek()
+            self._size.value = size = self.peek()
             self._taken_size.value, self.taken.mtype.value = _UNKNOWN, 0
             self._state.value = 2 * n + 1
-            self._taken_size.value = self.taken.receive(self.msqid, self.room, 0, libc.IPC_NOWAIT)
+            self._taken_size.value = came = self.taken.receive(self.msqid, self.room, 0, libc.IPC_NOWAIT)
         except OSError as error:
-            if error.errno in (errno.ENOMSG, errno.E2BIG):
+            if error.errno in _CANNOT_BE:
                 self._abandon("it does not hold what it held", error)
             raise
+        if not self._is_the_peeked(size, came):
+            self._give_back(came)
+        self._send(self.peeked, size)
+        self._state.value = 2 * n + 2
+        return size
+
+    def framed_steps(self) -> memoryview:
+        """Many steps by the loop in C: the messages as they stand in an image, good until it is called again.
+
+        There may be none, or only a few of them. Raises InUse and OSError.
+        """
+        self._frames = self._frames or bytearray(loops.BLOCK)
+        end, why = self._loop(self._frames)
+        if why == loops.FULL and not end:
+            self._frames = bytearray(2 * self._fitting + loops.BLOCK)
+        elif why not in (0, loops.FULL):
+            self._go_on_after(why)
+        return memoryview(self._frames)[:end]
+
+    def _loop(self, out: bytearray) -> tuple[int, int]:
+        address, msqid, qnum = self.address, self.msqid, self.qnum
+        end, self._fitting, why = loops.c.turn(address, msqid, qnum, self.room, self._fitting, out)
+        return end, why
+
+    def _go_on_after(self, why: int) -> None:
+        """Do what the loop in C has left: all that is out of the ordinary. Raises InUse and OSError."""
+        if self.misses_nothing:
+            self.peek()
+        elif why == loops.ODD:
+            self._give_back(self._bounded(self._taken_size))
+        elif why in (errno.ENOMEM, errno.EAGAIN, errno.EINVAL):
+            self._send(self.peeked, self._bounded(self._size))
+            self._state.value += 1
+        elif why in _CANNOT_BE:
+            self._abandon("it does not hold what it held")
+        else:
+            raise OSError(why, os.strerror(why))
+
+    def _bounded(self, word: libc.Word) -> int:
+        """A size from the journal, which others may be able to write. Raises InUse where it cannot be."""
+        value: int = word.value
+        if value > self.room:
+            raise InUse("its journal was written")
+        return value
+
+    @property
+    def is_over(self) -> bool:
+        """Are all messages at the end again?"""
+        return self._state.value >= 2 * self.qnum
 
     def peek(self, n: int = 0) -> int:
         """Have message n from the head in peeked: how many bytes it has. Raises OSError."""
@@ -200,15 +220,18 @@ class Turn(Notes):
             except OSError as error:
                 if error.errno != errno.E2BIG or self._fitting >= self.room:
                     raise
-                self._fitting = min(max(2 * self._fitting, 64), self.room)
+                self._fitting = min(2 * self._fitting + 64, self.room)
 
-    def _is_the_peeked(self) -> bool:
-        size = self._taken_size.value
+    def _is_the_peeked(self, size: int, came: int) -> bool:
         return (
-            size == self._size.value
+            came == size
             and self.taken.mtype.value == self.peeked.mtype.value
             and bytes(self.taken.view[8 : 8 + size]) == bytes(self.peeked.view[8 : 8 + size])
         )
+
+    def _give_back(self, came: int) -> NoReturn:
+        self._send(self.taken, came)
+        self._abandon("another message came from its head than was there before")
 
     def _send(self, slot: libc.MessageBuffer, size: int) -> None:
         self._persist(functools.partial(slot.resend, self.msqid, size, libc.IPC_NOWAIT))
@@ -241,11 +264,12 @@ class Turn(Notes):
         Raises InUse where somebody else has used the queue since, and OSError; it can be called again then.
         """
         try:
-            if self._settled():
+            while self._settled():
                 self._work()
-                while self._state.value < 2 * self.qnum:
-                    if loops.c is None or self.go_on(self.qnum, bytearray())[1]:
-                        self.step()
+                if loops.c is None:
+                    self.step()
+                elif why := self._loop(bytearray())[1]:
+                    self._go_on_after(why)
         except OSError as error:
             if error.errno not in libc.GONE or self._queue() is not None:
                 raise
@@ -254,7 +278,7 @@ class Turn(Notes):
     def _settled(self) -> bool:
         """Have no message under way. False where there is nothing to be turned any more."""
         state = self._state.value
-        if state in (_PREPARING, 0) or state >= 2 * self.qnum:
+        if not state or self.is_over:
             return False
         queue = self._queue()
         if queue is None:
@@ -263,21 +287,23 @@ class Turn(Notes):
         missing = self.qnum - queue.msg_qnum
         taken = under_way and missing == 1
         sent = under_way and not missing and self.taken.mtype.value != 0
-        if not (taken or not missing) or queue.msg_cbytes != self.facts["cbytes"] - taken * self._size.value:
+        size = self._bounded(self._size)
+        if not (taken or not missing) or queue.msg_cbytes != self.facts["cbytes"] - (size if taken else 0):
             raise InUse(f"it holds {queue.msg_qnum} messages of {queue.msg_cbytes} bytes")
         if queue.msg_ctime != self._ctime.value:
             raise InUse("its settings were changed")
         self._expect(queue, "lspid", worked=bool(n or sent))
         self._expect(queue, "lrpid", worked=bool(n or taken or sent))
         if taken:
-            if self._taken_size.value != _UNKNOWN and not self._is_the_peeked():
+            came = self._taken_size.value
+            if came != _UNKNOWN and not self._is_the_peeked(size, came):
                 raise InUse("another message came from its head than was there before")
             self._work()
             # Where we are killed as well: it is sent when none is missing any more.
             self._taken_size.value, self.taken.mtype.value = _UNKNOWN, 1
-            self._send(self.peeked, self._size.value)
+            self._send(self.peeked, size)
         self._state.value = 2 * (n + bool(taken or sent))
-        return True
+        return not self.is_over
 
     def _expect(self, queue: libc.msqid_ds, name: str, *, worked: bool) -> None:
         """See that the last process to send, or to receive, is one that turns: elsewhere it may have another number."""

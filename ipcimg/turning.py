@@ -12,13 +12,14 @@ import errno
 import functools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
-from . import kinds, libc, loops, namespace, sysctl, turn, var
+from . import kinds, libc, namespace, sysctl, turn, var
 from .companion import Companion
 from .errors import ChangedError, KernelError, explain
 from .interrupts import deferred
-from .model import Message, Permissions, Variables
+from .model import FramedMessages, Message, Permissions, Variables
 from .namespace import IpcNamespace
 from .notes import with_room
 from .owners import Owners
@@ -27,8 +28,9 @@ from .reading import Reading, vanished
 # Messages, from which on turning takes less time: about 10 ms to begin with, and 12 µs for each. Peeks at 2000 of 64
 # bytes take 31 ms, at 8000 of them 360 ms; if they have 4000 bytes, 114 ms and 4 s.
 DEEP = 2048
-_PROBES = 16  # messages of a queue that are looked at once more when it has been turned
+_PROBES = 8  # messages of a queue that are looked at before it is turned and after: that walks through it each time
 _INT_MAX = (1 << 31) - 1
+_Turning = Callable[[], AbstractContextManager[turn.Turn | None]]
 
 
 class Turner:
@@ -41,28 +43,27 @@ class Turner:
         self._turn: turn.Turn | None = None  # that has begun
         self._raised = contextlib.ExitStack()  # limits, for it
 
-    @contextlib.contextmanager
-    def turned(
+    def messages(
         self, queue: libc.msqid_ds, permissions: Permissions, otherwise: Iterable[Message]
-    ) -> Iterator[Iterable[Message]]:
+    ) -> Iterable[Message]:
         """The messages of a queue, which is as it is; otherwise are the same by peeking, for where it is not turned.
 
-        At the end of the with block the queue is as before; where it is left early, close() sees to that. Iterating
-        them raises ChangedError and KernelError.
+        Iterating them, or going through them framed, raises ChangedError and KernelError.
         """
-        with deferred():
-            self._turn = self._begun(queue, permissions) if queue.msg_qnum > DEEP else None
-        if self._turn is None:
-            yield otherwise
-            return
-        # Not in a finally clause: nobody hears the errors of a generator that is thrown away.
-        yield _Turned(self._turn) if loops.c is None else _TurnedByLoop(self._turn)
-        self._end()
+        turned = functools.partial(self._turned, queue, permissions)
+        if isinstance(otherwise, FramedMessages):
+            return _TurnedByLoop(turned, otherwise, otherwise.framed)
+        return _Turned(turned, otherwise)
+
+    def end(self) -> None:
+        """Complete a turn that was left. Raises ChangedError and KernelError."""
+        if self._turn is not None:
+            self._end(self._turn)
 
     def close(self) -> None:
-        """Complete a turn that was left, and let the guardian go. Raises ChangedError and KernelError."""
+        """The same; and let the guardian go."""
         try:
-            self._end()
+            self.end()
         finally:
             with deferred():
                 if self._guardian is not None:
@@ -71,14 +72,49 @@ class Turner:
 
     # ---- one queue -------------------------------------------------------------------------
 
-    def _end(self) -> None:
-        """Complete the turn, if there is one, and have all as it was. Otherwise the journal stays."""
+    @contextlib.contextmanager
+    def _turned(self, queue: libc.msqid_ds, permissions: Permissions) -> Iterator[turn.Turn | None]:
+        """A turn for the with block, which may leave it early; None where the queue is to be peeked at."""
+        self.end()
         with deferred():
-            turning, self._turn = self._turn, None
-            if turning is None:
+            self._turn = turning = self._begun(queue, permissions)
+        if turning is None:
+            yield None
+            return
+        try:
+            with self._in_use_is_a_change(turning):
+                before = _look(turning)
+                yield turning
+                if turning.is_over and _look(turning) != before:
+                    raise turn.InUse("it does not hold what it held")
+        except GeneratorExit:
+            raise  # nobody hears the errors of what is thrown away: end() completes it
+        except BaseException:
+            self._end(turning)
+            raise
+        self._end(turning)
+
+    @contextlib.contextmanager
+    def _in_use_is_a_change(self, turning: turn.Turn) -> Iterator[None]:
+        """Raise ChangedError for what shows that somebody else is at the queue."""
+        try:
+            yield
+        except turn.InUse as error:
+            raise ChangedError(f"{turning.named} changed while the namespace was read: {error}") from error
+        except OSError as error:
+            if error.errno in libc.GONE:
+                raise vanished("msg", turning.msqid) from error
+            if error.errno == errno.ENOMSG:
+                raise ChangedError(f"{turning.named} changed while the namespace was read") from error
+            raise KernelError(f"turning {turning.named}: {explain(error)}") from error
+
+    def _end(self, turning: turn.Turn) -> None:
+        """Complete a turn, if it has not ended, and have all as it was. Otherwise the journal stays."""
+        with deferred():
+            if self._turn is not turning:
                 return
+            self._turn, in_use = None, None
             with turning, self._raised:
-                in_use: turn.InUse | None = None
                 try:
                     try:
                         turning.complete()
@@ -152,80 +188,54 @@ class Turner:
 
 
 class _Turned:
-    """The messages of a queue, which are turned while they are iterated: the reference."""
+    """The messages of a queue, which is turned for them; the reference."""
 
-    def __init__(self, turning: turn.Turn) -> None:
-        self._turning = turning
-        self._seen: dict[int, tuple[int, int, int]] = {}  # of some messages, by their place
-        last = turning.qnum - 1
-        self._probes = sorted({n * last // (_PROBES - 1) for n in range(_PROBES)})
+    def __init__(self, turned: _Turning, otherwise: Iterable[Message]) -> None:
+        self._turned, self._otherwise = turned, otherwise
 
     def __iter__(self) -> Iterator[Message]:
-        """Raises ChangedError and KernelError."""
-        with self._in_use_is_a_change():
-            for n in range(self._turning.qnum):
-                message = self._message(self._turning.step())
-                if n in self._probes:
-                    self._seen[n] = _print(message)
-                yield message
-            self._compare()
-
-    def _message(self, size: int) -> Message:
-        """What is in the slot peeked."""
-        slot = self._turning.peeked
-        return Message(slot.mtype.value, bytes(slot.view[8 : 8 + size]))
-
-    def _compare(self) -> None:
-        """Is the queue as it was? Raises InUse and OSError."""
-        turning, after = self._turning, libc.msqid_ds()
-        libc.msgctl(turning.msqid, libc.MSG_STAT_ANY, after)
-        if (after.msg_qnum, after.msg_cbytes) != (turning.qnum, turning.facts["cbytes"]):
-            raise turn.InUse(f"it holds {after.msg_qnum} messages of {after.msg_cbytes} bytes")
-        for n, was in self._seen.items():
-            if _print(self._message(turning.peek(n))) != was:
-                raise turn.InUse(f"its message {n} is another one")
-
-    @contextlib.contextmanager
-    def _in_use_is_a_change(self) -> Iterator[None]:
-        """Raise ChangedError for what shows that somebody else is at the queue."""
-        turning = self._turning
-        try:
-            yield
-        except turn.InUse as error:
-            raise ChangedError(f"{turning.named} changed while the namespace was read: {error}") from error
-        except OSError as error:
-            if error.errno in libc.GONE:
-                raise vanished("msg", turning.msqid) from error
-            if error.errno == errno.ENOMSG:
-                raise ChangedError(f"{turning.named} changed while the namespace was read") from error
-            raise KernelError(f"turning {turning.named}: {explain(error)}") from error
+        with self._turned() as turning:
+            if turning is None:
+                yield from self._otherwise
+                return
+            while not turning.is_over:
+                yield _message(turning, turning.step())
 
 
 class _TurnedByLoop(_Turned):
     """As they are turned by the loop in C: see model.FramedMessages."""
 
+    def __init__(
+        self, turned: _Turning, otherwise: Iterable[Message], framed: Callable[[], Iterator[memoryview]]
+    ) -> None:
+        super().__init__(turned, otherwise)
+        self._otherwise_framed = framed
+
     def framed(self) -> Iterator[memoryview]:
-        """Raises ChangedError and KernelError."""
-        turning, out = self._turning, bytearray(loops.BLOCK)
-        with self._in_use_is_a_change():
-            for probe in self._probes:
-                while turning.done <= probe:
-                    end, why = turning.go_on(probe + 1, out)
-                    if end:
-                        yield memoryview(out)[:end]
-                    elif why == loops.FULL:
-                        out = bytearray(2 * len(out))
-                    elif why:
-                        size = turning.step()
-                        out = out if size < len(out) // 2 else bytearray(2 * size)
-                        yield memoryview(out)[: loops.c.frame_turned(turning.address, out)]
-                self._seen[probe] = _print(self._message(turning.bytes_peeked))
-            self._compare()
+        """Raises what iterating raises."""
+        with self._turned() as turning:
+            if turning is None:
+                yield from self._otherwise_framed()
+                return
+            while not turning.is_over:
+                piece = turning.framed_steps()
+                if piece:
+                    yield piece
 
 
-def _print(message: Message) -> tuple[int, int, int]:
-    """By which it is known again, whatever its size."""
-    return message.type, len(message.body), hash(message.body)
+def _message(turning: turn.Turn, size: int) -> Message:
+    return Message(turning.peeked.mtype.value, bytes(turning.peeked.view[8 : 8 + size]))
+
+
+def _look(turning: turn.Turn) -> list[object]:
+    """How much a queue holds that is turned, and some of its messages."""
+    queue = libc.msqid_ds()
+    libc.msgctl(turning.msqid, libc.MSG_STAT_ANY, queue)
+    found: list[object] = [queue.msg_qnum, queue.msg_cbytes]
+    for n in range(_PROBES):
+        message = _message(turning, turning.peek(n * (turning.qnum - 1) // (_PROBES - 1)))
+        found += message.type, len(message.body), hash(message.body)
+    return found
 
 
 def _may_turn(queue: libc.msqid_ds) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,11 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turning, "DEEP", DEEP)
     users = freeze._users
     monkeypatch.setattr(freeze, "_users", lambda *arguments: (users(*arguments)[0], True))
+
+
+@pytest.fixture
+def python_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "c", None)
 
 
 def numbered(n: int) -> Messages:
@@ -130,10 +136,9 @@ def was_turned(namespace: oracle.Enterable, msqid: int) -> bool:
 # ---- with nothing in its way ---------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("both_loops")
 @pytest.mark.parametrize("filling", FILLINGS)
 @pytest.mark.parametrize("how", ["--frozen-by-caller", "--freeze"])
-def test_same_afterwards(source: Namespace, target: Namespace, tmp_path: Path, filling: Filling, how: str) -> None:
+def test_same_afterwards(source: Namespace, tmp_path: Path, filling: Filling, how: str, both_loops: bool) -> None:
     msqid, messages = source.do(filling)
     before = source.do(state)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", how)
@@ -179,7 +184,7 @@ def test_shallow_queues_are_not_turned(source: Namespace, tmp_path: Path) -> Non
     assert not was_turned(source, msqid)
 
 
-def test_several_queues(source: Namespace, tmp_path: Path) -> None:
+def test_several_queues(source: Namespace, tmp_path: Path, both_loops: bool) -> None:
     made = [source.do(lambda n=n: oracle.queue(n, messages=numbered(n))) for n in (5, 30, 60, 7, 100)]  # type: ignore[misc]
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
     assert [was_turned(source, msqid) for msqid in made] == [False, True, True, False, True]
@@ -306,7 +311,7 @@ def test_leaving_early(source: Namespace, filling: Filling, how: str, after: int
     assert source.do(lambda: oracle.receive_all(msqid)) == messages
 
 
-def test_no_space_left(source: Namespace, tmp_path: Path) -> None:
+def test_no_space_left(source: Namespace, tmp_path: Path, both_loops: bool) -> None:
     msqid, messages = source.do(all_sizes)
     before = source.do(state)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
@@ -322,37 +327,40 @@ def test_no_space_left(source: Namespace, tmp_path: Path) -> None:
 # ---- somebody else at the queue, against the caller's word ---------------------------------
 
 
-def before_step(patch: pytest.MonkeyPatch, n: int, act: Callable[[], None]) -> None:
-    """Have act called when n messages have been turned, and others are still to be."""
-    step, go_on, acted = Turn.step, Turn.go_on, [False]
+def steps_interrupted(monkeypatch: pytest.MonkeyPatch, after: int, by: Callable[[], None]) -> None:
+    """Have something happen after so many steps of a turn, be they made by the loop in C or in Python."""
+    step, loop, steps = Turn.step, getattr(loops.c, "turn", None), [0]
 
-    def once(turning: Turn) -> None:
-        if turning.done == n and not acted[0]:
-            acted[0] = True
-            act()
+    def once() -> None:
+        steps[0] += 1
+        if steps[0] == after + 1:
+            by()
 
-    def watched_step(self: Turn) -> int:
-        once(self)
+    def one(self: Turn) -> int:
+        once()
         return step(self)
 
-    def watched_loop(self: Turn, until: int, out: bytearray) -> tuple[int, int]:
-        once(self)
-        return go_on(self, until if acted[0] else min(until, n), out)
+    def turn_one(journal: int, msqid: int, qnum: int, *others: Any) -> tuple[int, int, int]:
+        once()
+        assert loop is not None
+        made: tuple[int, int, int] = loop(journal, msqid, min(qnum, libc.word(journal + 8).value // 2 + 1), *others)
+        return made
 
-    patch.setattr(Turn, "step", watched_step)
-    patch.setattr(Turn, "go_on", watched_loop)
+    monkeypatch.setattr(Turn, "step", one)
+    if loop is not None:
+        monkeypatch.setattr(loops.c, "turn", turn_one)
 
 
-@pytest.mark.usefixtures("both_loops")
 @pytest.mark.parametrize("how", ["send", "receive", "both", "all", "remove", "narrow"])
-def test_a_queue_in_use(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_queue_in_use(
+    source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, both_loops: bool
+) -> None:
     """It is noticed, no message is lost, and the journal is gone. The next try peeks."""
     msqid, messages = source.do(plain)
-    taken = tmp_path / "taken"
 
     def use() -> None:
         if how in ("receive", "both"):
-            taken.write_bytes(oracle.receive(msqid)[1])
+            oracle.receive(msqid)
         if how in ("send", "both"):
             oracle.send(msqid, 99, b"theirs")
         if how == "all":
@@ -362,13 +370,13 @@ def test_a_queue_in_use(source: Namespace, tmp_path: Path, monkeypatch: pytest.M
         if how == "narrow":
             oracle.set_qbytes(msqid, 12345)
 
-    def disturb() -> None:
+    def somebody() -> None:
         if (pid := os.fork()) == 0:
             use()
             os._exit(0)
         os.waitpid(pid, 0)
 
-    before_step(monkeypatch, 9, disturb)
+    steps_interrupted(monkeypatch, 9, somebody)
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
     assert source.do(lambda: oracle.table("shm")) == {}
     found = [] if how == "remove" else source.do(lambda: oracle.peek_all(msqid))
@@ -505,7 +513,9 @@ STATES += [first_sent_again, last_taken, killed_again, killed_again_later]
 
 @pytest.mark.parametrize("at", STATES)
 @pytest.mark.parametrize("filling", [plain, all_sizes, over_its_qbytes])
-def test_recovered(source: Namespace, tmp_path: Path, filling: Filling, at: Callable[[Turn], None]) -> None:
+def test_recovered(
+    source: Namespace, tmp_path: Path, filling: Filling, at: Callable[[Turn], None], both_loops: bool
+) -> None:
     if at is not_begun and filling is not plain:
         return  # it has begun before anything is changed
     msqid, messages = source.do(filling)
@@ -626,7 +636,9 @@ def test_forged_journals(source: Namespace, tmp_path: Path) -> None:
     assert sorted(source.do(lambda: oracle.receive_all(msqid))) == sorted(messages)
 
 
-def test_journal_outlives_its_guardian(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_outlives_its_guardian(
+    source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both_loops: bool
+) -> None:
     """The one that sets kernel.shm_rmid_forced again, which destroys segments that nobody has attached, goes on."""
     msqid, messages = source.do(hundred)
     before = source.do(state)
@@ -643,7 +655,7 @@ def test_journal_outlives_its_guardian(source: Namespace, tmp_path: Path, monkey
 
     with monkeypatch.context() as patched:
         patched.setattr(turning, "Companion", companion)
-        before_step(patched, 49, killed_with_its_guardian)
+        steps_interrupted(patched, 50, killed_with_its_guardian)
         run(IPCIMG, "dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller", status=-signal.SIGKILL)
     until = time.monotonic() + 10
     while source.users():
@@ -654,7 +666,7 @@ def test_journal_outlives_its_guardian(source: Namespace, tmp_path: Path, monkey
     assert source.do(lambda: oracle.receive_all(msqid)) == messages
 
 
-def test_no_memory(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python_alone: None) -> None:
     """Where the kernel has none for a message that was taken, it stays in the journal."""
     msqid, messages = source.do(plain)
     before = source.do(state)
@@ -667,7 +679,6 @@ def test_no_memory(source: Namespace, tmp_path: Path, monkeypatch: pytest.Monkey
         resend(self, msqid, size, flags)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loops, "c", None)
         patched.setattr(libc.MessageBuffer, "resend", send)
         patched.setattr(turn, "_PATIENCE", 0.1)
         line = refused("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
@@ -689,14 +700,17 @@ freeze._users = lambda *arguments: (users(*arguments)[0], True)
 """
 
 
-@pytest.fixture(scope="module")
-def injectors() -> Iterator[list[Injector]]:
+@pytest.fixture(scope="module", params=["loops in C", "Python alone"])
+def injectors(request: pytest.FixtureRequest) -> Iterator[list[Injector]]:
     if shutil.which("gcc") is None:
         reason = "gcc, which knows the numbers of the system calls, is missing: NOT TESTED (apt-get install gcc)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    made = [Injector(SETTING) for _ in range(WORKERS)]
+    if request.param == "loops in C" and loops.c is None:
+        pytest.skip("the loops in C were not built: NOT TESTED")
+    alone = 'import os; os.environ["IPCIMG_LOOPS"] = "python"' if request.param == "Python alone" else ""
+    made = [Injector(alone + SETTING) for _ in range(WORKERS)]
     yield made
     for one in made:
         one.close()
