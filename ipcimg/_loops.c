@@ -1140,7 +1140,8 @@ static int get_run(struct span *from, uint64_t page, uint64_t low, uint64_t high
         return ODD;
     pages = compat; /* up to CRIU 4.1 */
     if ((next_is(&entry, 4) && !get_field(&entry, 4, 0, &flags)) ||
-        (next_is(&entry, 5) && !get_field(&entry, 5, 0, &pages)) || entry.at != entry.end || flags != PE_PRESENT || (compat && compat != pages) || !pages || run->offset % page || run->offset < low ||
+        (next_is(&entry, 5) && !get_field(&entry, 5, 0, &pages)) || entry.at != entry.end ||
+        flags != PE_PRESENT || (compat && compat != pages) || !pages || run->offset % page || run->offset < low ||
         run->offset > high || pages > (high - run->offset) / page)
         return ODD;
     run->length = pages * page;

@@ -23,12 +23,14 @@ from .describe import printable
 from .errors import ConflictError, IpcimgError, explain
 from .interrupts import Interrupted
 from .model import NAMES
+from .progress import shown
 from .selection import KINDS, Selection
 
 if TYPE_CHECKING:
     from .diff import Summary
     from .model import Counts
     from .namespace import IpcNamespace
+    from .progress import Progress
     from .restore import Restored
 
 DONE, FAILED, WRONG = 0, 1, 2
@@ -36,20 +38,34 @@ _MOVED_AT_MOST = 20  # lines
 _GRANULE = 4096  # bytes: how exactly differences of segments are told, whatever the size of a page
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal. argparse asks shutil for that whenever an option is added, and it is long in coming."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
+        except (OSError, ValueError):  # no terminal, or no number
+            columns = 0
+        super().__init__(prog, width=(columns or 80) - 2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ipcimg."""
     parser = argparse.ArgumentParser(
         prog="ipcimg",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Dump a System V IPC namespace into CRIU-compatible images, and restore it from them.",
     )
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # Without prog argparse would format a usage for it, and ask for the size of the terminal.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
     dump = commands.add_parser(
         "dump",
         help="write an IPC namespace into images",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Write everything in an IPC namespace into an image directory.",
     )
     _add_namespace(dump, "namespace to dump")
@@ -85,12 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="never take a message off a queue and put it back, which is faster for deep ones of a stopped namespace",
     )
+    _add_progress(dump)
     dump.set_defaults(run=_dump)
 
     restore = commands.add_parser(
         "restore",
         help="make an IPC namespace from images",
         allow_abbrev=False,
+        formatter_class=_Help,
         usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
         description="Make everything that an image directory holds, under the same ids.",
     )
@@ -120,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     restore.add_argument(
         "-v", "--verbose", action="count", default=0, help="list what is in the images and nobody can restore"
     )
+    _add_progress(restore)
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_restore)
 
@@ -127,16 +146,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify",
         help="is a set of images whole, and as it was written",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
     )
     verify.add_argument("images_dir", metavar="DIR", help="the image directory")
     verify.add_argument("--ns-id", type=_number, metavar="N", help="only this set of the directory")
+    _add_progress(verify)
     verify.set_defaults(run=_verify)
 
     diff = commands.add_parser(
         "diff",
         help="compare two sets of images, or one and a living namespace",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Say what differs between A and B, each an image directory, ns:PID or ns:PATH. "
         "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
     )
@@ -153,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encode",
         help="make an image from JSON",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Write an image from what `ipcimg-show --json` or `crit decode` has printed of one.",
     )
     encode.add_argument("json", metavar="JSON", help="the file with the JSON; - for standard input")
@@ -164,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "recover",
         help="undo a restore that was killed; complete or remove what a killed dump left",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Undo a restore into a namespace whose process was killed; have the messages of a queue that a "
         "killed dump was turning in their order again. With -D, look at an image directory instead, unless a namespace "
         "is named as well: a set that a killed dump had written whole is put in its place, anything less is removed.",
@@ -176,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check",
         help="can this kernel, with these rights, do it",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Try each feature on a throwaway namespace; status 0 if all that were asked for work.",
     )
     check.add_argument("--feature", metavar="NAME", action="append", help="only this one (may be repeated)")
@@ -188,6 +213,7 @@ def show_main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ipcimg-show",
         allow_abbrev=False,
+        formatter_class=_Help,
         description="Show what images of an IPC namespace hold: ipcimg's or CRIU's. Needs no root.",
     )
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
@@ -228,6 +254,14 @@ def _add_directory(parser: argparse.ArgumentParser, among: argparse._MutuallyExc
     directory = parser if among is None else among
     directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help="the image directory")
     parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="show no progress (default: on a terminal, from the first second on)",
+    )
 
 
 def _add_frozen(parser: argparse.ArgumentParser) -> None:
@@ -359,6 +393,10 @@ def _say(parser: argparse.ArgumentParser, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def _progress(options: argparse.Namespace, what: str) -> contextlib.AbstractContextManager[Progress]:
+    return shown(what, wanted=not options.no_progress)
+
+
 def _namespace(options: argparse.Namespace) -> IpcNamespace:
     from . import namespace
 
@@ -394,7 +432,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
             )
     directory = options.images_dir if options.criu_set is None else options.criu_set
-    with _namespace(options) as source:
+    with _namespace(options) as source, _progress(options, "dumping") as progress:
         source.enter()  # for good: not everybody who may go there may come back
         dumped = dump(
             directory,
@@ -409,6 +447,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             allow_inconsistent=options.allow_inconsistent,
             peek_only=options.peek_only,
             criu_set=options.criu_set is not None,
+            progress=progress,
         )
     moved = dumped.consistency.moved
     for what in moved[:_MOVED_AT_MOST]:
@@ -439,19 +478,21 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         target = stack.enter_context(namespace.new() if options.new_ns else _namespace(options))
         target.enter()
         stack.enter_context(interrupts.handled())
-        restored = restore(
-            options.images_dir,
-            target,
-            ns_id=options.ns_id,
-            only=_selection(options),
-            variables=options.vars,
-            into_free_ids=options.into_free_ids,
-            hold=options.hold,
-            strict=options.strict,
-            creator_stays=bool(command),
-            reachable=not options.new_ns or options.pin is not None,
-            report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
-        )
+        with _progress(options, "restoring") as progress:
+            restored = restore(
+                options.images_dir,
+                target,
+                ns_id=options.ns_id,
+                only=_selection(options),
+                variables=options.vars,
+                into_free_ids=options.into_free_ids,
+                hold=options.hold,
+                strict=options.strict,
+                creator_stays=bool(command),
+                reachable=not options.new_ns or options.pin is not None,
+                report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
+                progress=progress,
+            )
         try:
             if not options.new_ns:
                 interrupts.finished()
@@ -515,7 +556,8 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     for ns_id in directory.chosen_sets(options.ns_id):
         try:
             images = imageset.ImageSet(directory, ns_id)
-            counts = images.check()
+            with _progress(options, "verifying") as progress:
+                counts = images.check(progress)
         except IpcimgError as error:
             _say(parser, f"Error: {error}")
             status = FAILED

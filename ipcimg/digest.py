@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable
 from typing import Protocol
+
+from .progress import NOBODY, Progress
 
 DEFAULT = "xxh3-128"  # against mishap; sha256 also against malice, where the manifest's own digest is kept elsewhere
 
@@ -27,7 +28,13 @@ def _xxh3() -> Digest:
     return xxhash.xxh3_128()
 
 
-ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": hashlib.sha256}
+def _sha256() -> Digest:
+    import hashlib  # likewise: it takes OpenSSL along
+
+    return hashlib.sha256()
+
+
+ALGORITHMS: dict[str, Callable[[], Digest]] = {DEFAULT: _xxh3, "sha256": _sha256}
 
 
 class DigestingFile(io.RawIOBase):
@@ -37,8 +44,9 @@ class DigestingFile(io.RawIOBase):
     pieces.py: then what is digested is what is written.
     """
 
-    def __init__(self, fd: int, algorithm: str) -> None:
-        self._fd, self._digest, self.size = fd, ALGORITHMS[algorithm](), 0
+    def __init__(self, fd: int, algorithm: str, progress: Progress = NOBODY) -> None:
+        """progress is told of what is written."""
+        self._fd, self._digest, self.size, self._progress = fd, ALGORITHMS[algorithm](), 0, progress
 
     def writable(self) -> bool:
         return True
@@ -50,6 +58,7 @@ class DigestingFile(io.RawIOBase):
         written = os.write(self._fd, data)
         self._digest.update(memoryview(data)[:written])
         self.size += written
+        self._progress.done(written)
         return written
 
     def close(self) -> None:

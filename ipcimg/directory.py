@@ -30,6 +30,7 @@ from .image import ImageFile
 from .interrupts import deferred, held
 from .manifest import File
 from .model import PIECE
+from .progress import NOBODY, Progress
 
 KINDS = ("var", "shm", "msg", "sem")
 _NUMBER = "(0|[1-9][0-9]{0,9})"
@@ -242,9 +243,14 @@ class NewSet:
     """A set of images being written. Made by new_set()."""
 
     def __init__(
-        self, directory: ImageDirectory, ns_id: int, to_replace: Callable[[], Iterable[str]], digest_algorithm: str
+        self,
+        directory: ImageDirectory,
+        ns_id: int,
+        to_replace: Callable[[], Iterable[str]],
+        digest_algorithm: str,
+        progress: Progress,
     ) -> None:
-        self.directory, self.ns_id, self.digest_algorithm = directory, ns_id, digest_algorithm
+        self.directory, self.ns_id, self.digest_algorithm, self.progress = directory, ns_id, digest_algorithm, progress
         self.files: dict[str, File] = {}  # those that are closed
         self._replaces: frozenset[str] = frozenset()
         self._moving = False
@@ -265,7 +271,7 @@ class NewSet:
             fd = os.open(
                 name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
             )
-            with DigestingFile(fd, self.digest_algorithm) as raw:
+            with DigestingFile(fd, self.digest_algorithm, self.progress) as raw:
                 file = io.BufferedWriter(raw, _BUFFER)  # type: ignore[type-var]
                 yield file
                 file.flush()
@@ -324,16 +330,17 @@ def new_set(
     ns_id: int,
     to_replace: Callable[[], Iterable[str]] = tuple,
     digest_algorithm: str = digest.DEFAULT,
+    progress: Progress = NOBODY,
 ) -> Iterator[NewSet]:
     """Add set ns_id to the directory: committed at the end of the with block, abandoned on any error.
 
     to_replace is asked, once no other writer can interfere, which files of the set that is there
-    already are to go; it may raise. Raises DirectoryError.
+    already are to go; it may raise. progress is told of what is written. Raises DirectoryError.
     """
     made: NewSet | None = None
     try:
         with deferred():
-            made = NewSet(directory, ns_id, to_replace, digest_algorithm)
+            made = NewSet(directory, ns_id, to_replace, digest_algorithm, progress)
         yield made
         made.commit()
     except BaseException:

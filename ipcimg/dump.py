@@ -7,17 +7,20 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import criudump, digest, imageset, interrupts, msg, namespace, owners, sem, shm, turn, var
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
-from .freeze import Frozen, running
-from .freeze import frozen as frozen_by_us
 from .manifest import Consistency
 from .model import Contents, Counts
+from .progress import NOBODY, Progress
 from .reading import Reading
 from .recover import refuse_unfinished
 from .selection import EVERYTHING, Selection
 from .turning import Turner, segments_kept
+
+if TYPE_CHECKING:
+    from .freeze import Frozen
 
 _TRIES = 3
 _MOVED_AT_MOST = 1000  # sentences of a manifest
@@ -53,6 +56,7 @@ def dump(
     allow_inconsistent: bool = False,
     peek_only: bool = False,
     criu_set: bool = False,
+    progress: Progress = NOBODY,
 ) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
@@ -63,17 +67,24 @@ def dump(
     process ids of a queue others, unless peek_only. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
-    with allow_inconsistent, tells what moved. On any error the directory is left as it was. Raises
-    an IpcimgError: ChangedError where the namespace changed meanwhile.
+    with allow_inconsistent, tells what moved. progress is told of what is read. On any error the
+    directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
 
     def attempt(tolerant: bool, turns: bool) -> Dumped:
         with imageset.saving(
-            os.fspath(directory), ns_id=ns_id, force=force, digest_algorithm=digest_algorithm, criu_set=criu_set
+            os.fspath(directory),
+            ns_id=ns_id,
+            force=force,
+            digest_algorithm=digest_algorithm,
+            criu_set=criu_set,
+            progress=progress,
         ) as out:
             with living(
                 source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant, turns=turns and not peek_only
             ) as found:
+                if progress is not NOBODY and only.everything:
+                    progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
                 contents = found.contents if replacement is None else replacement.noted()
                 counts = imageset.write(contents, out, criu_exact=criu_exact)
@@ -108,6 +119,8 @@ def dump(
 
 def _refuse_running(source: namespace.IpcNamespace | None) -> None:
     """Raise NamespaceError where a process that CRIU has dumped goes on: it would not fit to what we dump."""
+    from .freeze import running
+
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
         with doing(f"looking for the processes of {source.described}"):
@@ -141,8 +154,12 @@ def living(
         stack.enter_context(source.locked())
         stack.enter_context(source.entered())
         # The freezer is in the namespace then, and can complete a turn.
-        complete = functools.partial(turn.complete_before_thaw, seen_as)
-        stopped = stack.enter_context(frozen_by_us(source, complete if turns else None)) if freeze else None
+        stopped = None
+        if freeze:
+            from .freeze import frozen as frozen_by_us  # takes as long to import as a small dump to make
+
+            complete = functools.partial(turn.complete_before_thaw, seen_as) if turns else None
+            stopped = stack.enter_context(frozen_by_us(source, complete))
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())

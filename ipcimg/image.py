@@ -20,6 +20,7 @@ from typing import BinaryIO
 from . import digest
 from .errors import ImageError, IpcimgError, explain
 from .interrupts import held
+from .progress import NOBODY, Progress
 
 COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
 # Bytes of an entry. What is decoded takes more memory than it has bytes, so only what has to be large may be.
@@ -62,7 +63,7 @@ class ImageFile:
                 raise ImageError(self.path, offset + done, f"ends {len(view) - done} bytes too early")
             done += n
 
-    def digest(self, algorithm: str, end: int | None = None) -> bytes:
+    def digest(self, algorithm: str, end: int | None = None, progress: Progress = NOBODY) -> bytes:
         """The digest of the first end bytes, or of all. Raises ImageError where the file is shorter by now."""
         found, end = digest.ALGORITHMS[algorithm](), self.size if end is None else end
         block = memoryview(bytearray(min(_BLOCK, end)))
@@ -70,6 +71,7 @@ class ImageFile:
             view = block[: min(_BLOCK, end - start)]
             self.read_into(view, start)
             found.update(view)
+            progress.done(len(view))
         return found.digest()
 
     def read_some(self, view: bytearray | memoryview, offset: int) -> int:

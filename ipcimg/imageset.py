@@ -31,6 +31,7 @@ from .image import ImageFile
 from .interrupts import deferred
 from .pieces import Piece, Runs, ahead, one_by_one, rooms
 from .pieces import of as pieces_of
+from .progress import NOBODY, Progress
 from .selection import EVERYTHING, Selection
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
@@ -104,14 +105,14 @@ class ImageSet:
             return 0
         return len(self.manifest.consistency.moved)
 
-    def verify(self, names: Container[str] | None = None) -> None:
+    def verify(self, names: Container[str] | None = None, progress: Progress = NOBODY) -> None:
         """Compare each file, or those of these names, with its digest, which CRIU's sets lack. Raises ImageError."""
         if self.manifest is None:
             return
         for name, file in self.manifest.files.items():
             if names is None or name in names:
                 image = self.directory.image(name)
-                _expect_digest(image, file, image.digest(self.manifest.digest_algorithm))
+                _expect_digest(image, file, image.digest(self.manifest.digest_algorithm, progress=progress))
 
     def names(self, *, pages: bool) -> set[str]:
         """Those of the files that have digests: with the pages of segments, or the others.
@@ -162,9 +163,15 @@ class ImageSet:
             raise ImageError(path, None, f"{permissions.named(kind)} {why}")
         seen.add(number)
 
-    def check(self) -> model.Counts:
+    @property
+    def size(self) -> int:
+        """Bytes of all files that have digests."""
+        return sum(file.size for file in self.manifest.files.values()) if self.manifest else 0
+
+    def check(self, progress: Progress = NOBODY) -> model.Counts:
         """Compare digests, go through everything, and count it. Raises ImageError."""
-        self.verify()
+        progress.expect(self.size)
+        self.verify(progress=progress)
         return sum((counts for _, _, counts in self.walk()), model.Counts())
 
 
@@ -389,8 +396,9 @@ def saving(
     force: bool,
     digest_algorithm: str = digest.DEFAULT,
     criu_set: bool = False,
+    progress: Progress = NOBODY,
 ) -> Iterator[NewSet]:
-    """A new set in the image directory path; see save()."""
+    """A new set in the image directory path; see save(). progress is told of what is written."""
     directory: ImageDirectory | None = None
     try:
         with deferred():
@@ -400,7 +408,9 @@ def saving(
             n = criudump.namespace_to_replace(directory, ns_id)
         else:
             n = criudump.namespace(directory) or 1 if ns_id is None else ns_id
-        with new_set(directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm) as out:
+        with new_set(
+            directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm, progress
+        ) as out:
             yield out
     except BaseException:
         if directory is not None:
@@ -446,9 +456,8 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
                 out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
                 out.file(pages_name(pages_id)) as pages_file,
             ):
-                pages += _write_pages(
-                    segment, codec.PagemapEncoder(pagemap_file, pages_id, criu_exact), pages_file, criu_exact
-                )
+                pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
+                pages += _write_pages(segment, pagemap, pages_file, criu_exact, out.progress)
             count, pages_id = count + 1, pages_id + 1
     return count, pages
 
@@ -492,14 +501,18 @@ def _framed(objects: Iterable[_T], criu_exact: bool) -> Iterable[_T | model.Fram
     return objects.framed(criu_exact) if isinstance(objects, model.FramedObjects) else objects
 
 
-def _write_pages(segment: model.SharedMemory, pagemap: codec.PagemapEncoder, file: BinaryIO, criu_exact: bool) -> int:
+def _write_pages(
+    segment: model.SharedMemory, pagemap: codec.PagemapEncoder, file: BinaryIO, criu_exact: bool, progress: Progress
+) -> int:
     """The data of a segment, and where it belongs. Gives the number of pages."""
     size = 0
     with contextlib.closing(pieces_of(segment)) as found:
         for piece in found:
             piece.pad(PAGE_SIZE)  # only an inline segment of CRIU's older images ends within a page
             if not criu_exact:
+                whole = piece.size
                 piece.drop_zeros(PAGE_SIZE)
+                progress.done(whole - piece.size)
             file.write(piece.view)
             size += piece.size
             pagemap.add_piece(piece, PAGE_SIZE)

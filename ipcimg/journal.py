@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,6 +74,8 @@ class Journal(Notes):
             "pid": os.getpid(),
             "throwaways": strangers,
         }
+        import json  # a dump sees whether there is a journal, and reads none
+
         text = json.dumps(self.facts).encode()
         self.memory[_HEAD.size : _HEAD.size + len(text)] = text
         _HEAD.pack_into(self.memory, 0, bytes(8), 0, capacity, len(text))
@@ -158,6 +159,8 @@ class Journal(Notes):
         if not count <= capacity <= (self.size - _RECORDS_AT) // _RECORD.size or length > _RECORDS_AT - _HEAD.size:
             raise ValueError("its numbers do not fit together")
         self._count = count
+        import json
+
         self.facts = json.loads(bytes(self.memory[_HEAD.size : _HEAD.size + length]))
         if missing := {"variables", "settings", "directory", "pid", "throwaways"} - self.facts.keys():
             raise ValueError(f"it lacks {min(missing)}")

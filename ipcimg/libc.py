@@ -11,7 +11,6 @@ import array
 import ctypes
 import errno
 import os
-import platform
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
 
 # linux/sched.h
@@ -95,11 +94,12 @@ MADV_DONTFORK = 10
 MADV_POPULATE_READ = 22  # Linux 5.14
 MADV_POPULATE_WRITE = 23
 
+_MACHINE = os.uname().machine
 _PADDED_SEMID_DS = ("x86_64",)
 _GENERIC = ("aarch64", "riscv64", "loongarch64")
 # The numbers of setresuid(2), setresgid(2) and kcmp(2): asm/unistd_64.h of x86, asm-generic/unistd.h of the others.
-_SETRESUID, _SETRESGID = (117, 119) if platform.machine() == "x86_64" else (147, 149)
-_KCMP = 312 if platform.machine() == "x86_64" else 272
+_SETRESUID, _SETRESGID = (117, 119) if _MACHINE == "x86_64" else (147, 149)
+_KCMP = 312 if _MACHINE == "x86_64" else 272
 
 
 class ipc_perm(ctypes.Structure):
@@ -152,7 +152,7 @@ class msqid_ds(ctypes.Structure):
 
 _TIMES = (
     (("sem_otime", c_long), ("_pad1", c_ulong), ("sem_ctime", c_long), ("_pad2", c_ulong))
-    if platform.machine() in _PADDED_SEMID_DS
+    if _MACHINE in _PADDED_SEMID_DS
     else (("sem_otime", c_long), ("sem_ctime", c_long))
 )
 
@@ -202,7 +202,25 @@ class shm_info(ctypes.Structure):
         ("_unused", c_ulong * 2),
     )
     used_ids: int
+    shm_rss: int
     shm_swp: int
+
+
+class msginfo(ctypes.Structure):
+    """struct msginfo, as MSG_INFO fills it."""
+
+    _fields_ = (
+        ("msgpool", c_int),
+        ("msgmap", c_int),
+        ("msgmax", c_int),
+        ("msgmnb", c_int),
+        ("msgmni", c_int),
+        ("msgssz", c_int),
+        ("msgtql", c_int),
+        ("msgseg", c_ushort),
+    )
+    msgmap: int  # messages in all queues
+    msgtql: int  # their bytes
 
 
 class sembuf(ctypes.Structure):
@@ -226,9 +244,9 @@ class _statfs(ctypes.Structure):
     f_bsize: int
 
 
-if platform.machine() not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
+if _MACHINE not in _PADDED_SEMID_DS + _GENERIC or ctypes.sizeof(c_void_p) != 8:
     raise ImportError(
-        f"ipcimg does not know the IPC structures of {platform.machine()}; it supports 64-bit "
+        f"ipcimg does not know the IPC structures of {_MACHINE}; it supports 64-bit "
         f"{', '.join(_PADDED_SEMID_DS + _GENERIC)}"
     )
 
@@ -399,7 +417,7 @@ def msgget(key: int, flags: int) -> int:
     return _check(_libc.msgget(_signed(key), flags))
 
 
-def msgctl(msqid: int, cmd: int, ds: msqid_ds | None = None) -> int:
+def msgctl(msqid: int, cmd: int, ds: msqid_ds | msginfo | None = None) -> int:
     """msgctl(2); ds is read or filled according to cmd."""
     return _check(_libc.msgctl(msqid, cmd, byref(ds if ds is not None else msqid_ds())))
 

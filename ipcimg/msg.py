@@ -13,17 +13,21 @@ import errno
 import functools
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from . import libc, loops, sysctl, turning
-from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
 from .reading import Reading, stat_any
 from .turning import Turner
 
+if TYPE_CHECKING:
+    from .create import Creator
+
 _ROOM = 256  # bytes of a buffer, at least: for less the kernel does not work less
 _QNUM_MOST = 1 << 10  # messages of a queue that is dumped in one go with others
 _INT_MAX = (1 << 31) - 1
+_FRAMING = 12  # bytes of a message in an image beside its text, roughly
 
 
 class Queues:
@@ -162,6 +166,13 @@ class _PeekedByLoop(_Peeked):
                 self._peeker.frames = bytearray(2 * room)
             if why > 0:
                 self._peeker.refused(self._msqid, n, why)
+
+
+def stored() -> int:
+    """About how many bytes an image of all queues of the caller's namespace takes. Raises OSError."""
+    info = libc.msginfo()
+    libc.msgctl(0, libc.MSG_INFO, info)
+    return info.msgtql + info.msgmap * _FRAMING
 
 
 def restore(queue: MessageQueue, creator: Creator) -> None:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import freeze, interrupts, journal, namespace, owners, turn
+from . import interrupts, journal, namespace, owners, turn
 from .errors import KernelError, NamespaceError, explain
 from .listing import objects
 from .selection import Name
@@ -47,6 +47,8 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
                 if left is not None:
                     with left:
                         turned = left.recover(seen_as)
+                from . import freeze  # a dump only asks whether there is something to recover
+
                 thawed = tuple(freeze.thaw_left(target.inode))
                 found = journal.find(objects("shm"), seen_as)
                 if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .listing import objects
 from .model import NAMES, Contents, Counts, SharedMemory, Variables
 from .preflight import Preflight
 from .preset import Preset
+from .progress import NOBODY, Progress
 from .recover import refuse_unfinished
 from .selection import EVERYTHING, Name, Selection
 
@@ -47,6 +49,7 @@ def restore(
     creator_stays: bool = False,
     reachable: bool = True,
     report_holder: Callable[[int], None] | None = None,
+    progress: Progress = NOBODY,
 ) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
 
@@ -60,7 +63,8 @@ def restore(
     calling process goes on living in the namespace, which keeps segments under
     kernel.shm_rmid_forced alive. reachable says that processes can come into the namespace when none
     is there; otherwise the holder ends after the last one. report_holder is called with the process
-    id of the holder, if there is one; what it raises makes the restore fail. On any error, what was
+    id of the holder, if there is one; what it raises makes the restore fail. progress is told of what
+    is read. On any error, what was
     made is removed and the settings are put back; should the process be killed, recover() does that.
     Raises an IpcimgError.
     """
@@ -69,7 +73,8 @@ def restore(
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
-        images.verify(images.names(pages=False))
+        progress.expect(images.size)
+        images.verify(images.names(pages=False), progress)
         here = stack.enter_context(namespace.own())
         entered = target or here
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()), images.page_size)
@@ -79,7 +84,7 @@ def restore(
             if isinstance(one, SharedMemory) and only.wants(kind, one.permissions.id, one.permissions.key):
                 unread.discard(imageset.pages_file(one) or "")
         # The pages of what is restored are compared with their digests while they are read; nobody sees them before.
-        images.verify(unread)
+        images.verify(unread, progress)
         only.expect(preflight.wanted)
         contents = only.of(images.contents)
         if variables is None:
@@ -118,7 +123,7 @@ def restore(
         holder: _Holder | None = None
         with _undone_on_error(entered, opened.path, before, preflight.wanted, present, raised) as noted:
             making = Making(preflight.owners, noted, creators, free_ids=into_free_ids)
-            _make(contents, making, before, raised=raised)
+            _make(contents, making, before, raised=raised, progress=progress)
             with interrupts.deferred(), contextlib.ExitStack() as on_error:
                 if hold:
                     holder = _hold(making, preflight.removed, every=forced, alone=reachable)
@@ -195,13 +200,13 @@ def _hold(making: Making, removed: list[int], *, every: bool, alone: bool) -> _H
     return _Holder(process, segments)
 
 
-def _make(contents: Contents, making: Making, before: Variables, *, raised: bool) -> None:
+def _make(contents: Contents, making: Making, before: Variables, *, raised: bool, progress: Progress) -> None:
     """Make all objects. raised says that limits may be raised for that."""
     closed = var.open_limits(before) if raised else ()
     making.tight = bool(closed) or not raised
     try:
         with Preset("shm") as preset:
-            Creator("shm", making, preset).make(contents.segments, shm.restore)
+            Creator("shm", making, preset).make(contents.segments, functools.partial(shm.restore, progress=progress))
         with Preset("msg") as preset:
             Creator("msg", making, preset).make(
                 contents.queues, msg.restore, loops.c.make_queues if loops.c is not None else None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import array
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from . import libc, loops
-from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .model import Frames, Permissions, SemaphoreFacts, SemaphoreSet
 from .reading import Reading, stat_any, vanished
+
+if TYPE_CHECKING:
+    from .create import Creator
 
 _NSEMS_MOST = 1 << 14  # semaphores of a set that is dumped in one go with others
 

@@ -18,15 +18,19 @@ import mmap
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import digest, libc
-from .create import Creator
 from .errors import ChangedError, ObjectError, explain
 from .loops import c
 from .model import SHM_HUGE_SHIFT, SHM_HUGETLB, Extent, SegmentFacts, SharedMemory
 from .pieces import Piece, ahead, one_by_one, rooms
 from .pieces import of as pieces_of
+from .progress import NOBODY, Progress
 from .reading import Reading, stat_any, vanished
+
+if TYPE_CHECKING:
+    from .create import Creator
 
 _PAGE = mmap.PAGESIZE
 _SCAN = 1 << 20  # pages asked mincore(2) for at a time
@@ -346,12 +350,18 @@ def _smaps(address: int) -> tuple[str, int]:
     raise OSError(errno.ENOENT, f"no mapping at {address:#x} in /proc/self/smaps")
 
 
+def stored() -> int:
+    """How many bytes of memory and swap the segments of the caller's namespace take. Raises OSError."""
+    info = _info()
+    return (info.shm_rss + info.shm_swp) * _PAGE
+
+
 def count() -> int:
     """How many segments the namespace of the caller has. Raises OSError."""
     return _info().used_ids
 
 
-def restore(segment: SharedMemory, creator: Creator) -> None:
+def restore(segment: SharedMemory, creator: Creator, progress: Progress = NOBODY) -> None:
     """Make a segment as it was, but for SHM_DEST. The namespace's limits are wide open. Raises ObjectError."""
 
     def get(key: int, flags: int) -> int:
@@ -365,13 +375,13 @@ def restore(segment: SharedMemory, creator: Creator) -> None:
             return libc.shmget(key, segment.size, flags | libc.SHM_NORESERVE)
 
     with creator.making(segment.permissions, get) as (shmid, final):
-        _fill(shmid, segment)
+        _fill(shmid, segment, progress)
         libc.shmctl(shmid, libc.IPC_SET, libc.shmid_ds(final))
         if segment.permissions.mode & libc.SHM_LOCKED:
             libc.shmctl(shmid, libc.SHM_LOCK)
 
 
-def _fill(shmid: int, segment: SharedMemory) -> None:
+def _fill(shmid: int, segment: SharedMemory, progress: Progress) -> None:
     with contextlib.ExitStack() as stack:
         mapping = None
         for piece in stack.enter_context(contextlib.closing(pieces_of(segment))):
@@ -383,3 +393,4 @@ def _fill(shmid: int, segment: SharedMemory) -> None:
                 mapping.write(piece)
             except OSError as error:
                 raise ObjectError(f"{segment.permissions.named('shm')}: filling it: {explain(error)}") from error
+            progress.done(piece.size)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import codec, critjson, describe, imageset, model
+from . import codec, describe, imageset, model
 from .directory import KINDS, ImageDirectory, kind_name, manifest_name, pagemap_name
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
@@ -90,6 +90,8 @@ def _image(image: ImageFile, view: View, page_size: int = imageset.PAGE_SIZE) ->
     if kind not in _KINDS:
         raise ImageError(image.path, None, f"is of kind {kind}; ipcimg-show looks into {', '.join(_KINDS)}")
     if view.json:
+        from . import critjson
+
         yield from critjson.pieces(image, kind, page_size)
         return
     this = _KINDS[kind]

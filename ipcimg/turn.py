@@ -25,7 +25,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import json
 import math
 import os
 import struct
@@ -120,6 +119,8 @@ class Turn(Notes):
             "pid_namespace": _pid_namespace(),
             "variables": dataclasses.asdict(before),
         }
+        import json  # a dump that turns nothing does without
+
         text = json.dumps(self.facts).encode()
         self.memory[_FACTS : _FACTS + len(text)] = text
         _U32.pack_into(self.memory, _LENGTH, len(text))
@@ -380,6 +381,8 @@ class Turn(Notes):
         (length,) = _U32.unpack_from(self.memory, _LENGTH)
         if length > _CTIME - _FACTS:
             raise ValueError("its numbers do not fit together")
+        import json
+
         self.facts = json.loads(bytes(self.memory[_FACTS : _FACTS + length]))
         for name, end in _NUMBERS.items():
             if type(self.facts[name]) is not int or not 0 <= self.facts[name] < end:

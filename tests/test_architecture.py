@@ -65,7 +65,18 @@ def packages(module: str) -> set[str]:
 
 def test_every_module_has_its_side() -> None:
     """A new module must be put on one side, or be known to both."""
-    known_to_both = {"model", "pieces", "loops", "digest", "selection", "errors", "describe", "diff", "interrupts"}
+    known_to_both = {
+        "model",
+        "pieces",
+        "progress",
+        "loops",
+        "digest",
+        "selection",
+        "errors",
+        "describe",
+        "diff",
+        "interrupts",
+    }
     assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - {"show"} == known_to_both
 
 
@@ -106,16 +117,64 @@ def test_model_knows_nobody() -> None:
         ("google", {"codec"}),
         ("argparse", {"cli"}),
         ("xxhash", {"digest"}),
+        ("tqdm", {"progress"}),
     ],
 )
 def test_one_module_knows(package: str, only: set[str]) -> None:
     assert {module for module in MODULES if package in packages(module)} == only
 
 
-def test_nothing_but_protobuf_and_xxhash_is_needed() -> None:
+def test_nothing_but_protobuf_tqdm_and_xxhash_is_needed() -> None:
     for module in MODULES:
         others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__"}
-        assert others <= {"google", "xxhash"}, module
+        assert others <= {"google", "tqdm", "xxhash"}, module
+
+
+# ---- starting ------------------------------------------------------------------------------
+
+# What a command may read before it does anything. A new name here is some milliseconds for everybody.
+FOR_ALL = {
+    "__init__",
+    "cli",
+    "describe",
+    "digest",
+    "errors",
+    "interrupts",
+    "loops",
+    "model",
+    "pieces",
+    "progress",
+    "selection",
+}
+FOR_IMAGES = {"codec", "criudump", "directory", "image", "imageset", "manifest"}
+FOR_THE_KERNEL = {
+    *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
+    *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
+}
+# What takes long to read, and is needed for what few commands do, late if at all.
+LATE = {"concurrent", "hashlib", "json", "logging", "platform", "shutil", "subprocess", "tempfile", "tqdm", "urllib"}
+
+
+@pytest.mark.parametrize(
+    ("module", "only"),
+    [
+        ("cli", {"cli"}),
+        ("show", {"cli", "show"} | FOR_IMAGES),
+        ("imageset", {"cli"} | FOR_IMAGES),  # verify
+        ("dump", {"cli", "dump"} | FOR_IMAGES | FOR_THE_KERNEL),
+        ("restore", {"cli", "restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
+    ],
+)
+def test_commands_read_what_they_need(module: str, only: set[str]) -> None:
+    program = "import sys; before = set(sys.modules); import ipcimg.cli, ipcimg.{}; print(*(set(sys.modules) - before))"
+    read = set(python(program.format(module)).split())
+    assert {name.partition(".")[2] or "__init__" for name in read if name.split(".")[0] == "ipcimg"} - {
+        "_loops",
+        "pb",
+        "pb.criu_pb2",
+        "pb.ipcimg_pb2",
+    } <= only | FOR_ALL
+    assert read & LATE == set()
 
 
 # ---- the public names ----------------------------------------------------------------------

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,30 +140,34 @@ def test_pages_that_are_not_as_they_were_written(
 
 @pytest.mark.parametrize("command", ["dump", "restore"])
 @pytest.mark.slow
-def test_a_signal_in_the_middle(
-    make_namespace: Callable[[], Namespace], source: Namespace, tmp_path: Path, command: str
-) -> None:
-    """Nothing is left, and the process ends with its thread."""
+def test_a_signal_in_the_middle(source: Namespace, target: Namespace, tmp_path: Path, command: str) -> None:
+    """While a thread reads ahead: nothing is left, and the process ends with its thread."""
     size = 400 * MIB
     source.do(lambda: written_all_over(oracle.segment(1, size), size))
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
-    target = make_namespace()
     before = target.do(oracle.everything)
-    ended = 0
-    for n in range(20):
+    pages = tmp_path / "new" / ".ipcimg-1.tmp" / "pages-1.img"
+    call = {
+        "dump": ["dump", "-t", source.pid, "-D", tmp_path / "new"],
+        "restore": ["restore", "-t", target.pid, "-D", tmp_path / "d"],
+    }
+
+    def at_work() -> bool:
         if command == "dump":
-            call = ["dump", "-t", source.pid, "-D", tmp_path / "new"]
-        else:
-            call = ["restore", "-t", target.pid, "-D", tmp_path / "d"]
-        with subprocess.Popen([*IPCIMG, *map(str, call)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            time.sleep(0.1 + n / 50)
-            process.send_signal(signal.SIGTERM)
-            _, error = process.communicate(timeout=60)
-        if process.returncode == 0:
-            break
-        if process.returncode == 128 + signal.SIGTERM:
-            assert error == b"ipcimg: Error: ended by SIGTERM\n"
-            ended += 1
-        assert not (tmp_path / "new").exists()
-        assert target.do(oracle.everything) == before
-    assert ended > 0
+            return pages.exists() and pages.stat().st_size > 20 * MIB
+        return any(row["rss"] > 20 * MIB for row in target.do(lambda: oracle.table("shm")).values())
+
+    with subprocess.Popen(
+        [*IPCIMG, *map(str, call[command])], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        until = time.monotonic() + 60
+        while not at_work():
+            assert process.poll() is None, "it was over before it could be interrupted"
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert error == b"ipcimg: Error: ended by SIGTERM\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not (tmp_path / "new").exists()
+    assert target.do(oracle.everything) == before
