@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -403,7 +404,17 @@ static int dump_queue(int msqid, int exact, size_t qnum_most, byte **at, byte *e
     return 0;
 }
 
-static int dump_set(int semid, int exact, size_t nsems_most, byte **at, byte *end)
+/* Room for the values of any set: GETALL and SETALL go by the number that the set has then, which is another one where
+ * somebody has put another set in its place. It takes no memory before it is used. */
+enum { VALUES_MOST = 2 << 25 };
+
+static byte *map_values(void)
+{
+    byte *values = mmap(NULL, VALUES_MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return values == MAP_FAILED ? NULL : values;
+}
+
+static int dump_set(int semid, int exact, size_t nsems_most, byte *values, byte **at, byte *end)
 {
     struct semid64_ds ds;
     long found = syscall(SYS_semctl, semid, 0, SEM_STAT_ANY, &ds);
@@ -434,8 +445,9 @@ static int dump_set(int semid, int exact, size_t nsems_most, byte **at, byte *en
         to += length;
     }
     put_u32(*at, to - entry);
-    if (syscall(SYS_semctl, semid, 0, GETALL, to) < 0)
+    if (syscall(SYS_semctl, semid, 0, GETALL, values) < 0)
         return errno;
+    memcpy(to, values, 2 * nsems);
     memset(to + 2 * nsems, 0, padding(2 * nsems));
     *at = to + 2 * nsems + padding(2 * nsems);
     return 0;
@@ -455,13 +467,18 @@ static PyObject *dump_objects(PyObject *args, int queues)
     if (n < 0 || most < 0)
         return PyErr_Format(PyExc_ValueError, "negative");
     byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
+    byte *values = queues ? NULL : map_values();
+    if (!queues && !values)
+        return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
     while (!stop && n < size / (Py_ssize_t)sizeof(int)) {
         int id;
         memcpy(&id, ids + n * sizeof(int), sizeof(int));
-        stop = queues ? dump_queue(id, exact, most, &to, end, &messages) : dump_set(id, exact, most, &to, end);
+        stop = queues ? dump_queue(id, exact, most, &to, end, &messages) : dump_set(id, exact, most, values, &to, end);
         n += !stop;
     }
+    if (values)
+        munmap(values, VALUES_MOST);
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnni", n, (Py_ssize_t)(to - start), (Py_ssize_t)messages, stop);
 }
@@ -654,6 +671,7 @@ struct maker {
     uint32_t uid, gid;   /* whoever makes objects */
     unsigned newborn;    /* the mode of an object that is being made */
     uint8_t kind;        /* as the journal has it */
+    byte *values;        /* see map_values() */
 };
 
 /* Make an object under its id, noting it. get is what creates it. Gives 0, OTHER_ID, ODD or an errno. */
@@ -749,22 +767,22 @@ static int make_set(struct maker *maker, struct span *from, int *given)
     int stop = get_entry(&rest, &entry);
     if (stop)
         return stop;
-    if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &nsems) || nsems < 1 || nsems > INT32_MAX / 2)
+    if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &nsems) || nsems < 1 || nsems > VALUES_MOST / 2)
         return ODD;
     if (entry.at != entry.end && (!get_inner(&entry, 1000, &facts) || !get_field(&facts, 1, 0, &otime) ||
                                   entry.at != entry.end))
         return ODD;
     if (2 * nsems + padding(2 * nsems) > (uint64_t)(rest.end - rest.at))
         return FULL;
-    const byte *values = rest.at;
+    memcpy(maker->values, rest.at, 2 * nsems);
     *given = desc.id;
     stop = make_one(maker, &desc, get_set, nsems, stat_set, given);
     if (stop)
         return stop;
-    if (syscall(SYS_semctl, *given, 0, SETALL, values) < 0)
+    if (syscall(SYS_semctl, *given, 0, SETALL, maker->values) < 0)
         return errno;
     if (otime) { /* see sem.restore() */
-        short step = values[0] || values[1] ? -1 : 1;
+        short step = rest.at[0] || rest.at[1] ? -1 : 1;
         struct sembuf twice[] = {{0, step, IPC_NOWAIT}, {0, -step, IPC_NOWAIT}};
         if (syscall(SYS_semop, *given, twice, 2) < 0)
             return errno;
@@ -789,12 +807,16 @@ static PyObject *make_objects(PyObject *args, int queues)
         !span_of(block, at, end, &from))
         return NULL;
     maker.journal = (byte *)(uintptr_t)journal;
+    if (!queues && !(maker.values = map_values()))
+        return PyErr_NoMemory();
     const byte *start = from.at;
     Py_BEGIN_ALLOW_THREADS
     while (from.at < from.end && !stop) {
         stop = queues ? make_queue(&maker, &from, &given) : make_set(&maker, &from, &given);
         made += !stop;
     }
+    if (maker.values)
+        munmap(maker.values, VALUES_MOST);
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnIii", made, at + (Py_ssize_t)(from.at - start), maker.count, given, stop);
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import mmap
 import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
 
@@ -435,16 +436,29 @@ def semctl(semid: int, cmd: int, ds: semid_ds | None = None) -> int:
     return _check(_libc.semctl(semid, 0, cmd, byref(ds if ds is not None else semid_ds())))
 
 
+# GETALL and SETALL go by the number of values that the set has then, which is another one where somebody has put
+# another set in its place. So there is room for the most that a set can have; it takes no memory before it is used.
+_VALUES_MOST = 2 << 25  # bytes
+
+
+def _values(of: bytes = b"") -> tuple[mmap.mmap, c_void_p]:
+    values = mmap.mmap(-1, _VALUES_MOST, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    values[: len(of)] = of
+    return values, c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(values)))
+
+
 def semctl_getall(semid: int, nsems: int) -> array.array[int]:
-    """semctl(GETALL): nsems values. The caller vouches for nsems; a set's size never changes."""
-    values = array.array("H", bytes(2 * nsems))
-    _check(_libc.semctl(semid, 0, GETALL, c_void_p(values.buffer_info()[0])))
-    return values
+    """semctl(GETALL): the first nsems values."""
+    values, address = _values()
+    _check(_libc.semctl(semid, 0, GETALL, address))
+    return array.array("H", values[: 2 * nsems])
 
 
 def semctl_setall(semid: int, values: array.array[int]) -> None:
-    """semctl(SETALL); values must be as many as the set holds."""
-    _check(_libc.semctl(semid, 0, SETALL, c_void_p(values.buffer_info()[0])))
+    """semctl(SETALL)."""
+    kept, address = _values(values.tobytes())
+    _check(_libc.semctl(semid, 0, SETALL, address))
+    del kept
 
 
 def semctl_getpid(semid: int, semnum: int) -> int:
