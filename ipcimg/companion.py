@@ -68,13 +68,21 @@ class Companion:
     def release(self, word: bytes) -> None:
         """Tell it our word, not empty, and let it go. Raises OSError, BrokenPipeError if it is gone."""
         os.write(self._tell, word)
+        self._forget()
+
+    def _forget(self) -> None:
         _companions.discard(self.pid)
         os.close(self._tell)
         os.close(self._hear)
 
     def dismiss(self) -> None:
-        """Have one that has nothing to do any more end; somebody may have killed it. Raises OSError."""
-        self.close(b"done")
+        """End one that has nothing to do any more. Where it cannot be told, it acts when it can, as on our end."""
+        try:
+            os.write(self._tell, b"done")
+        except OSError:  # somebody may have killed it
+            self._forget()
+        else:
+            self.close()
 
     def end(self) -> None:
         """End it, whether it has had our word or not."""
@@ -87,7 +95,7 @@ class Companion:
     def close(self, word: bytes = b"") -> None:
         """Tell it our word, or that there is none, and wait until it has ended."""
         if word:
-            with contextlib.suppress(BrokenPipeError):  # it has been killed
+            with contextlib.suppress(OSError):  # it has been killed, or has to do without
                 os.write(self._tell, word)
         os.close(self._tell)
         while os.read(self._hear, 4096):

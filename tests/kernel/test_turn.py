@@ -700,20 +700,27 @@ freeze._users = lambda *arguments: (users(*arguments)[0], True)
 """
 
 
-@pytest.fixture(scope="module", params=["loops in C", "Python alone"])
-def injectors(request: pytest.FixtureRequest) -> Iterator[list[Injector]]:
+def started(setting: str) -> Iterator[list[Injector]]:
     if shutil.which("gcc") is None:
         reason = "gcc, which knows the numbers of the system calls, is missing: NOT TESTED (apt-get install gcc)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    if request.param == "loops in C" and loops.c is None:
-        pytest.skip("the loops in C were not built: NOT TESTED")
-    alone = 'import os; os.environ["IPCIMG_LOOPS"] = "python"' if request.param == "Python alone" else ""
-    made = [Injector(alone + SETTING) for _ in range(WORKERS)]
+    made = [Injector(setting) for _ in range(WORKERS)]
     yield made
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="module")
+def injectors() -> Iterator[list[Injector]]:
+    """With the loops in C, where they were built."""
+    yield from started(SETTING)
+
+
+@pytest.fixture(scope="module")
+def injectors_of_python() -> Iterator[list[Injector]]:
+    yield from started('import os; os.environ["IPCIMG_LOOPS"] = "python"' + SETTING)
 
 
 def at_every(
@@ -761,7 +768,18 @@ def differs(namespace: oracle.Enterable, before: dict[str, object], msqid: int, 
 @pytest.mark.parametrize("what", [KILLED, ALL_KILLED, errno.EIO], ids=["SIGKILL alone", "SIGKILL of all", "EIO"])
 def test_every_call(injectors: list[Injector], tmp_path: Path, what: int, record_property: Record) -> None:
     """A dump is killed at each of its calls, alone or with all its companions, or it fails: the queue is as before."""
+    every_call(injectors, tmp_path, what, record_property)
 
+
+@pytest.mark.exhaustive
+def test_every_call_in_python(injectors_of_python: list[Injector], tmp_path: Path, record_property: Record) -> None:
+    """The same by the reference."""
+    every_call(
+        injectors_of_python, tmp_path, ALL_KILLED, lambda name, what: record_property(name, f"{what}, in Python")
+    )
+
+
+def every_call(injectors: list[Injector], tmp_path: Path, what: int, record: Record) -> None:
     def arguments(namespace: Processless, out: Path) -> tuple[object, ...]:
         return "dump", "--ipc-ns", namespace.path, "-D", out, "--frozen-by-caller"
 
@@ -794,7 +812,7 @@ def test_every_call(injectors: list[Injector], tmp_path: Path, what: int, record
     assert sum(call.point.name == "msgsnd" for call in calls) == 100, "it was not turned"
     points = [call.point for call in calls if what != ALL_KILLED or not call.point.forked]
     label = {KILLED: "SIGKILL", ALL_KILLED: "SIGKILL with its companions", errno.EIO: "EIO"}[what]
-    at_every(points, injectors, dump, f"system calls of a dump that turns a queue, {label}", record_property)
+    at_every(points, injectors, dump, f"system calls of a dump that turns a queue, {label}", record)
 
 
 @pytest.mark.exhaustive
@@ -867,9 +885,8 @@ def told(hear: int) -> str:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("how", ["ptrace", "cgroup", "cgroup, and all are killed"])
-@pytest.mark.parametrize("filling", [plain, all_sizes])
 def test_users_go_on_with_a_whole_queue(
-    injectors: list[Injector], tmp_path: Path, how: str, filling: Filling, record_property: Record
+    injectors: list[Injector], tmp_path: Path, how: str, record_property: Record
 ) -> None:
     """Those who were stopped see the messages in their order, wherever the dump is killed.
 
@@ -880,7 +897,7 @@ def test_users_go_on_with_a_whole_queue(
     def dump(injector: Injector, point: Point) -> str:
         namespace = Processless()
         try:
-            msqid, messages = namespace.do(filling)
+            msqid, messages = namespace.do(all_sizes)
             with contextlib.ExitStack() as stack:
                 pid, hear = stack.enter_context(drainer(namespace, msqid))
                 if "cgroup" in how:
@@ -903,7 +920,7 @@ def test_users_go_on_with_a_whole_queue(
             namespace.close()
 
     namespace = Processless()
-    msqid, _ = namespace.do(filling)
+    msqid, _ = namespace.do(all_sizes)
     with drainer(namespace, msqid):
         calls = injectors[0].record("dump", "--ipc-ns", namespace.path, "-D", tmp_path / "d", "--freeze")
     namespace.close()
@@ -912,5 +929,5 @@ def test_users_go_on_with_a_whole_queue(
         point for point in points if point.name in ("msgrcv", "msgsnd", "shmget", "shmctl", "msgctl", "shmat", "shmdt")
     ]
     assert len(turns) > 70, "it was not turned"
-    label = f"users stopped by {how}, while a dump turns {filling.__name__.replace('_', ' ')}, SIGKILL"
+    label = f"system calls of a turn, users stopped by {how}, SIGKILL"
     at_every(turns, injectors, dump, label, record_property)
