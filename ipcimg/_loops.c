@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -150,6 +151,12 @@ static struct peek peek_from(int msqid, size_t qnum, size_t cbytes)
     return (struct peek){msqid, room > ROOM_LEAST ? room : ROOM_LEAST, cbytes, 4 + 2 + 2};
 }
 
+/* The room for the next message. One long message does not have all others asked for with a long buffer. */
+static size_t next_room(size_t room, size_t size)
+{
+    return size < room / 4 && room > ROOM_LEAST ? room - room / 4 : room;
+}
+
 /* Peek at message n and frame it at *at, which is moved behind it. Gives 0, FULL or an errno. */
 static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
 {
@@ -174,9 +181,7 @@ static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
         byte *to = put_field(put_field(put_u32(*at, length), 1, mtype), 2, size) + size;
         memset(to, 0, padding(size));
         *at = to + padding(size);
-        /* One long message does not have all others asked for with a long buffer. */
-        if ((size_t)size < p->room / 4 && p->room > ROOM_LEAST)
-            p->room -= p->room / 4;
+        p->room = next_room(p->room, size);
         return 0;
     }
 }
@@ -399,7 +404,17 @@ static int dump_queue(int msqid, int exact, size_t qnum_most, byte **at, byte *e
     return 0;
 }
 
-static int dump_set(int semid, int exact, size_t nsems_most, byte **at, byte *end)
+/* Room for the values of any set: GETALL and SETALL go by the number that the set has then, which is another one where
+ * somebody has put another set in its place. It takes no memory before it is used. */
+enum { VALUES_MOST = 2 << 25 };
+
+static byte *map_values(void)
+{
+    byte *values = mmap(NULL, VALUES_MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return values == MAP_FAILED ? NULL : values;
+}
+
+static int dump_set(int semid, int exact, size_t nsems_most, byte *values, byte **at, byte *end)
 {
     struct semid64_ds ds;
     long found = syscall(SYS_semctl, semid, 0, SEM_STAT_ANY, &ds);
@@ -430,8 +445,9 @@ static int dump_set(int semid, int exact, size_t nsems_most, byte **at, byte *en
         to += length;
     }
     put_u32(*at, to - entry);
-    if (syscall(SYS_semctl, semid, 0, GETALL, to) < 0)
+    if (syscall(SYS_semctl, semid, 0, GETALL, values) < 0)
         return errno;
+    memcpy(to, values, 2 * nsems);
     memset(to + 2 * nsems, 0, padding(2 * nsems));
     *at = to + 2 * nsems + padding(2 * nsems);
     return 0;
@@ -451,13 +467,18 @@ static PyObject *dump_objects(PyObject *args, int queues)
     if (n < 0 || most < 0)
         return PyErr_Format(PyExc_ValueError, "negative");
     byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
+    byte *values = queues ? NULL : map_values();
+    if (!queues && !values)
+        return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
     while (!stop && n < size / (Py_ssize_t)sizeof(int)) {
         int id;
         memcpy(&id, ids + n * sizeof(int), sizeof(int));
-        stop = queues ? dump_queue(id, exact, most, &to, end, &messages) : dump_set(id, exact, most, &to, end);
+        stop = queues ? dump_queue(id, exact, most, &to, end, &messages) : dump_set(id, exact, most, values, &to, end);
         n += !stop;
     }
+    if (values)
+        munmap(values, VALUES_MOST);
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnni", n, (Py_ssize_t)(to - start), (Py_ssize_t)messages, stop);
 }
@@ -650,6 +671,7 @@ struct maker {
     uint32_t uid, gid;   /* whoever makes objects */
     unsigned newborn;    /* the mode of an object that is being made */
     uint8_t kind;        /* as the journal has it */
+    byte *values;        /* see map_values() */
 };
 
 /* Make an object under its id, noting it. get is what creates it. Gives 0, OTHER_ID, ODD or an errno. */
@@ -745,22 +767,22 @@ static int make_set(struct maker *maker, struct span *from, int *given)
     int stop = get_entry(&rest, &entry);
     if (stop)
         return stop;
-    if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &nsems) || nsems < 1 || nsems > INT32_MAX / 2)
+    if (!get_desc(&entry, &desc) || !get_field(&entry, 2, 0, &nsems) || nsems < 1 || nsems > VALUES_MOST / 2)
         return ODD;
     if (entry.at != entry.end && (!get_inner(&entry, 1000, &facts) || !get_field(&facts, 1, 0, &otime) ||
                                   entry.at != entry.end))
         return ODD;
     if (2 * nsems + padding(2 * nsems) > (uint64_t)(rest.end - rest.at))
         return FULL;
-    const byte *values = rest.at;
+    memcpy(maker->values, rest.at, 2 * nsems);
     *given = desc.id;
     stop = make_one(maker, &desc, get_set, nsems, stat_set, given);
     if (stop)
         return stop;
-    if (syscall(SYS_semctl, *given, 0, SETALL, values) < 0)
+    if (syscall(SYS_semctl, *given, 0, SETALL, maker->values) < 0)
         return errno;
     if (otime) { /* see sem.restore() */
-        short step = values[0] || values[1] ? -1 : 1;
+        short step = rest.at[0] || rest.at[1] ? -1 : 1;
         struct sembuf twice[] = {{0, step, IPC_NOWAIT}, {0, -step, IPC_NOWAIT}};
         if (syscall(SYS_semop, *given, twice, 2) < 0)
             return errno;
@@ -785,12 +807,16 @@ static PyObject *make_objects(PyObject *args, int queues)
         !span_of(block, at, end, &from))
         return NULL;
     maker.journal = (byte *)(uintptr_t)journal;
+    if (!queues && !(maker.values = map_values()))
+        return PyErr_NoMemory();
     const byte *start = from.at;
     Py_BEGIN_ALLOW_THREADS
     while (from.at < from.end && !stop) {
         stop = queues ? make_queue(&maker, &from, &given) : make_set(&maker, &from, &given);
         made += !stop;
     }
+    if (maker.values)
+        munmap(maker.values, VALUES_MOST);
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnIii", made, at + (Py_ssize_t)(from.at - start), maker.count, given, stop);
 }
@@ -809,80 +835,90 @@ static PyObject *make_sets(PyObject *self, PyObject *args)
 
 /* ---- the turn of a queue: turn.py has the journal's layout, and what is to be done whenever we are killed ----------- */
 
-enum { STATE_AT = 8, SIZE_AT = 16, ROOM_AT = 24, TAKEN_SIZE_AT = 32, SLOTS_AT = 4096 };
+enum { STATE_AT = 8, SIZE_AT = 16, TAKEN_SIZE_AT = 32, SLOTS_AT = 4096 };
 
 static uint64_t *word(byte *journal, size_t at)
 {
     return (uint64_t *)(journal + at);
 }
 
-/* One step, as Turn.step() has it, with a message of at most so many bytes. Gives 0, FULL, an errno or ODD; where the
- * state is odd then, a message is under way. */
-static int turn_one(byte *journal, int msqid, uint64_t n, size_t *fitting, size_t most)
+static void set_state(byte *journal, uint64_t state)
 {
-    size_t room = *word(journal, ROOM_AT);
-    byte *peeked = journal + SLOTS_AT, *taken = peeked + 8 + room + padding(room);
-    long size, came;
-    if (*fitting > most)
-        return FULL;
-    while ((size = syscall(SYS_msgrcv, msqid, peeked, *fitting, 0L, IPC_NOWAIT | MSG_COPY)) < 0) {
-        if (errno != E2BIG || *fitting >= room)
-            return errno;
-        *fitting = 2 * *fitting + 64 < room ? 2 * *fitting + 64 : room;
-        if (*fitting > most)
-            return FULL;
-    }
-    *word(journal, SIZE_AT) = size;
-    *word(journal, TAKEN_SIZE_AT) = UINT64_MAX;
-    memset(taken, 0, 8);
-    __atomic_store_n(word(journal, STATE_AT), 2 * n + 1, __ATOMIC_SEQ_CST);
-    if ((came = syscall(SYS_msgrcv, msqid, taken, room, 0L, IPC_NOWAIT)) < 0) {
-        int why = errno;
-        __atomic_store_n(word(journal, STATE_AT), 2 * n, __ATOMIC_SEQ_CST);
-        return why;
-    }
-    *word(journal, TAKEN_SIZE_AT) = came;
-    if (came != size || memcmp(taken, peeked, 8 + size))
-        return ODD;
-    if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0)
-        return errno;
-    __atomic_store_n(word(journal, STATE_AT), 2 * n + 2, __ATOMIC_SEQ_CST);
-    return 0;
+    __atomic_store_n(word(journal, STATE_AT), state, __ATOMIC_SEQ_CST);
 }
 
+/* The message at the head in the slot peeked: its bytes, at most so many, or FULL, or an errno below. */
+static long peek_head(byte *peeked, int msqid, size_t room, size_t *fitting, size_t most, int *why)
+{
+    long size;
+    while (*fitting <= most) {
+        if ((size = syscall(SYS_msgrcv, msqid, peeked, *fitting, 0L, IPC_NOWAIT | MSG_COPY)) >= 0)
+            return size;
+        if (errno != E2BIG || *fitting >= room) {
+            *why = errno;
+            return -1;
+        }
+        *fitting = 2 * *fitting + 64 < room ? 2 * *fitting + 64 : room;
+    }
+    *why = FULL;
+    return -1;
+}
+
+/* Turns as Turn.step() does. Others may be able to write the journal: what memory is used does not depend on it. */
 static PyObject *turn(PyObject *self, PyObject *args)
 {
     unsigned long long address;
-    int msqid, stop = 0;
-    Py_ssize_t qnum, room, steps = 0;
+    int msqid, why = 0;
+    Py_ssize_t qnum, room, least, steps = 0;
     PyObject *out;
     (void)self;
-    if (!PyArg_ParseTuple(args, "KinnO!", &address, &msqid, &qnum, &room, &PyByteArray_Type, &out))
+    if (!PyArg_ParseTuple(args, "KinnnO!", &address, &msqid, &qnum, &room, &least, &PyByteArray_Type, &out))
         return NULL;
-    byte *journal = (byte *)(uintptr_t)address;
+    byte *journal = (byte *)(uintptr_t)address, *peeked = journal + SLOTS_AT, *taken = peeked + 8 + room + padding(room);
     byte *start = (byte *)PyByteArray_AsString(out), *end = start + PyByteArray_Size(out), *to = start;
-    size_t fitting = room;
+    int framing = start != end;
+    size_t fitting = least < room ? least : room;
     Py_BEGIN_ALLOW_THREADS
-    for (uint64_t state; !stop && steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
+    for (uint64_t state; steps < TURNED_MOST && (state = *word(journal, STATE_AT)) < 2 * (uint64_t)qnum; steps++) {
         size_t left = end - to - HEAD_MOST - 8;
-        if (state & 1)
-            stop = ODD;
-        else if (start != end && end - to < HEAD_MOST + 8)
-            stop = FULL;
-        else
-            stop = turn_one(journal, msqid, state >> 1, &fitting, start == end ? SIZE_MAX : left);
-        if (!stop && start != end) {
-            uint64_t mtype, size = *word(journal, SIZE_AT);
-            memcpy(&mtype, journal + SLOTS_AT, 8);
+        long size, came;
+        if (state & 1 || (framing && end - to < HEAD_MOST + 8)) {
+            why = state & 1 ? ODD : FULL;
+            break;
+        }
+        if ((size = peek_head(peeked, msqid, room, &fitting, framing ? left : SIZE_MAX, &why)) < 0)
+            break;
+        *word(journal, SIZE_AT) = size;
+        *word(journal, TAKEN_SIZE_AT) = UINT64_MAX;
+        memset(taken, 0, 8);
+        set_state(journal, state + 1);
+        if ((came = syscall(SYS_msgrcv, msqid, taken, room, 0L, IPC_NOWAIT)) < 0) {
+            why = errno;
+            break;
+        }
+        *word(journal, TAKEN_SIZE_AT) = came;
+        if (came != size || memcmp(taken, peeked, 8 + size)) {
+            why = ODD;
+            break;
+        }
+        if (framing) { /* before it is sent: what cannot be sent now will be, and is not framed again */
+            uint64_t mtype;
+            memcpy(&mtype, peeked, 8);
             to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
             to = put_field(put_field(to, 1, mtype), 2, size);
-            memcpy(to, journal + SLOTS_AT + 8, size);
+            memcpy(to, peeked + 8, size);
             memset(to + size, 0, padding(size));
             to += size + padding(size);
         }
+        if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0) {
+            why = errno;
+            break;
+        }
+        set_state(journal, state + 2);
+        fitting = next_room(fitting, size);
     }
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, stop);
+    return Py_BuildValue("nni", (Py_ssize_t)(to - start), (Py_ssize_t)fitting, why);
 }
 
 /* ---- the data of a segment --------------------------------------------------------------------------------------- */

@@ -54,9 +54,14 @@ def make_sets(
     /,
 ) -> tuple[int, int, int, int, int]: ...
 
-# The turn of a queue, on its journal's memory; without framing where out is empty → end of what was framed, room that
-# sufficed, why; where the state of the journal is odd then, a message is under way
-def turn(journal: int, msqid: int, qnum: int, room: int, out: bytearray, /) -> tuple[int, int, int]: ...
+# The turn of a queue of qnum messages, in the journal at an address, whose slots have so much room; fitting: bytes of a
+# message to begin with; where out is empty nothing is framed → end of what was framed, bytes that sufficed, why. Where
+# the state of the journal is odd then, a message is under way: after ODD it is another one than was peeked, after
+# ENOMEM, EAGAIN and EINVAL it is framed and was not sent.
+def turn(journal: int, msqid: int, qnum: int, room: int, fitting: int, out: bytearray, /) -> tuple[int, int, int]: ...
+
+# The message in the slot peeked → end of what was framed
+def frame_turned(journal: int, out: bytearray, /) -> int: ...
 
 # The runs of a piece are packed as pieces.RUN in a bytearray, as many as it has room for; count of them are meant.
 

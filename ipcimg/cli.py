@@ -96,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="where the namespace is in use all the time, dump it all the same, and record what moved",
     )
+    dump.add_argument(
+        "--peek-only",
+        action="store_true",
+        help="never take a message off a queue and put it back, which is faster for deep ones of a stopped namespace",
+    )
     _add_progress(dump)
     dump.set_defaults(run=_dump)
 
@@ -183,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="undo a restore that was killed; complete or remove what a killed dump left",
         allow_abbrev=False,
         formatter_class=_Help,
-        description="Undo a restore into a namespace whose process was killed. With -D, look at an image directory "
-        "instead, unless a namespace is named as well: a set that a killed dump had written whole is put in its place, "
-        "anything less is removed.",
+        description="Undo a restore into a namespace whose process was killed; have the messages of a queue that a "
+        "killed dump was turning in their order again. With -D, look at an image directory instead, unless a namespace "
+        "is named as well: a set that a killed dump had written whole is put in its place, anything less is removed.",
     )
     _add_namespace(recover, "namespace to recover")
     recover.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory to recover")
@@ -440,6 +445,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             freeze=options.freeze,
             frozen=options.frozen_by_caller,
             allow_inconsistent=options.allow_inconsistent,
+            peek_only=options.peek_only,
             criu_set=options.criu_set is not None,
             progress=progress,
         )
@@ -590,6 +596,8 @@ def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         else:
             if found.restore is not None:
                 _report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
+            if found.turned is not None:
+                _report(parser, f"{target.described}: {found.turned}")
             for cgroup in found.thawed:
                 _report(parser, f"{target.described}: thawed the cgroup {cgroup}, which a killed dump had left frozen")
     return DONE

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from .interrupts import SIGNALS, deferred
 
+FAILED = b"failed"  # in the place of our word, where it could not even start: what it has prepared is not to stay
 _T = TypeVar("_T")
 _companions: set[int] = set()
 
@@ -32,7 +33,8 @@ class Companion:
     def __init__(self, prepare: Callable[[], _T], act: Callable[[_T, bytes], None]) -> None:
         """Start it: it calls prepare, and, when release() or our end comes, act with the result and our word.
 
-        The word is empty where we ended without one. Raises OSError where prepare does, or no process can be made.
+        The word is empty where we ended without one, and FAILED where the companion did not come so far. Raises OSError
+        where prepare does, or no process can be made.
         """
         with deferred(), contextlib.ExitStack() as on_failure:
             self._hear, its_to_report = _pipe(on_failure)
@@ -66,15 +68,20 @@ class Companion:
     def release(self, word: bytes) -> None:
         """Tell it our word, not empty, and let it go. Raises OSError, BrokenPipeError if it is gone."""
         os.write(self._tell, word)
+        self._forget()
+
+    def _forget(self) -> None:
         _companions.discard(self.pid)
         os.close(self._tell)
         os.close(self._hear)
 
     def dismiss(self) -> None:
-        """Release one that has nothing to do any more; somebody may have killed it. Raises OSError."""
+        """End one that has nothing to do any more. Where it cannot be told, it acts when it can, as on our end."""
         try:
-            self.release(b"done")
-        except BrokenPipeError:
+            os.write(self._tell, b"done")
+        except OSError:  # somebody may have killed it
+            self._forget()
+        else:
             self.close()
 
     def end(self) -> None:
@@ -85,8 +92,11 @@ class Companion:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
-    def close(self) -> None:
-        """End without a word, and wait until it has ended."""
+    def close(self, word: bytes = b"") -> None:
+        """Tell it our word, or that there is none, and wait until it has ended."""
+        if word:
+            with contextlib.suppress(OSError):  # it has been killed, or has to do without
+                os.write(self._tell, word)
         os.close(self._tell)
         while os.read(self._hear, 4096):
             pass
@@ -138,12 +148,12 @@ def _live(prepare: Callable[[], _T], act: Callable[[_T, bytes], None], hear: int
             os.dup2(null, stream)
         _report(report, None)
     except OSError:
-        act(prepared, b"")  # nobody waits for us, or soon will not: what was prepared is not to stay
+        act(prepared, FAILED)
         raise
     word = os.read(hear, 64)
-    if word:  # what it does from now on is its own affair
+    if word:  # what it does from now on is its own affair; somebody may wait for its end, by the other end of report
         os.dup2(null, 2)
-        for fd in (hear, report, null):
+        for fd in (hear, null):
             os.close(fd)
     try:
         act(prepared, word)

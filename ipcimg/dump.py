@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import criudump, digest, imageset, interrupts, journal, msg, namespace, owners, sem, shm, sysctl, var
+from . import criudump, digest, imageset, interrupts, msg, namespace, owners, sem, shm, turn, var
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
 from .manifest import Consistency
 from .model import Contents, Counts
 from .progress import NOBODY, Progress
 from .reading import Reading
+from .recover import refuse_unfinished
 from .selection import EVERYTHING, Selection
+from .turning import Turner, segments_kept
 
 if TYPE_CHECKING:
     from .freeze import Frozen
@@ -51,6 +54,7 @@ def dump(
     freeze: bool = False,
     frozen: bool = False,
     allow_inconsistent: bool = False,
+    peek_only: bool = False,
     criu_set: bool = False,
     progress: Progress = NOBODY,
 ) -> Dumped:
@@ -59,14 +63,15 @@ def dump(
     source is the namespace, by default the caller's own; its objects are not changed. only says which
     part of it is meant; the settings are written in any case. For ns_id, force, criu_exact, criu_set
     and digest_algorithm see save(). freeze stops all processes of the namespace meanwhile; frozen says
-    that the caller has done that. Otherwise a queue or semaphore set that was used in the present
+    that the caller has done that: then deep queues are turned, which takes less time and leaves times and
+    process ids of a queue others, unless peek_only. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
     with allow_inconsistent, tells what moved. progress is told of what is read. On any error the
     directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
 
-    def attempt(tolerant: bool) -> Dumped:
+    def attempt(tolerant: bool, turns: bool) -> Dumped:
         with imageset.saving(
             os.fspath(directory),
             ns_id=ns_id,
@@ -75,7 +80,9 @@ def dump(
             criu_set=criu_set,
             progress=progress,
         ) as out:
-            with living(source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant) as found:
+            with living(
+                source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant, turns=turns and not peek_only
+            ) as found:
                 if progress is not NOBODY and only.everything:
                     progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
@@ -94,9 +101,9 @@ def dump(
     if criu_set and not force:
         _refuse_running(source)
     with interrupts.handled():
-        for _ in range(_TRIES - 1):
+        for n in range(_TRIES - 1):
             try:
-                return attempt(tolerant=False)
+                return attempt(tolerant=False, turns=not n)  # where something moved, nobody knows what is at rest
             except InUseError:
                 if not allow_inconsistent:
                     raise
@@ -104,7 +111,7 @@ def dump(
             except ChangedError:
                 pass
         try:
-            return attempt(tolerant=allow_inconsistent)
+            return attempt(tolerant=allow_inconsistent, turns=False)
         except ChangedError as error:
             hint = "" if freeze else "; stop its users, or say --freeze"
             raise ChangedError(f"{error} (tried {_TRIES} times){hint}") from error
@@ -133,36 +140,43 @@ def living(
     freeze: bool = False,
     frozen: bool = False,
     tolerant: bool = False,
+    turns: bool = False,
 ) -> Iterator[Living]:
     """What an IPC namespace holds, to be iterated once, inside the with block, by the calling thread.
 
-    The thread is in the namespace meanwhile. tolerant has what moves told, not raised. For the rest,
-    and what is raised, see dump().
+    The thread is in the namespace meanwhile. tolerant has what moves told, not raised. turns says that
+    deep queues may be turned, where nobody else can use them. For the rest, and what is raised, see
+    dump().
     """
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
         seen_as = owners.of(source.fd)
         stack.enter_context(source.locked())
+        stack.enter_context(source.entered())
+        # The freezer is in the namespace then, and can complete a turn.
         stopped = None
         if freeze:
             from .freeze import frozen as frozen_by_us  # takes as long to import as a small dump to make
 
-            stopped = stack.enter_context(frozen_by_us(source))
-        stack.enter_context(source.entered())
+            complete = functools.partial(turn.complete_before_thaw, seen_as) if turns else None
+            stopped = stack.enter_context(frozen_by_us(source, complete))
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
             variables = var.collect()
             with doing("protecting the segments from kernel.shm_rmid_forced"):
-                undo.enter_context(sysctl.temporarily(var.RMID_FORCED, 0))
+                undo.enter_context(segments_kept(seen_as))
             reading = _reading(seen_as, only, stopped, frozen, tolerant)
             undo.callback(reading.close)
-            journal.refuse_unfinished(reading.objects(), source, seen_as)
+            refuse_unfinished(reading.objects(), source, seen_as)
+            turner = Turner(source, variables, reading) if turns and reading.at_rest else None
+            if turner is not None:
+                undo.callback(turner.close)
             found = Living(
                 Contents(
                     variables,
                     segments=undo.enter_context(contextlib.closing(shm.collect(reading))),
-                    queues=msg.Queues(undo, reading),
+                    queues=msg.Queues(undo, reading, turner),
                     semaphores=sem.Semaphores(reading),
                 )
             )

@@ -20,7 +20,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import libc
@@ -72,10 +72,11 @@ class Frozen:
 
 
 @contextlib.contextmanager
-def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
+def frozen(namespace: IpcNamespace, if_killed: Callable[[], None] | None = None) -> Iterator[Frozen]:
     """Have every process of the namespace stopped inside the with block, ourselves excepted.
 
-    Raises NamespaceError, and KernelError where one does not stop or is traced by somebody else.
+    if_killed is called, where we are killed meanwhile, before they are let go, by a process in the namespaces that the
+    caller is in. Raises NamespaceError, and KernelError where one does not stop or is traced by somebody else.
     """
     if namespace.is_initial:
         raise NamespaceError("to freeze the machine's own IPC namespace would stop the machine")
@@ -85,8 +86,10 @@ def frozen(namespace: IpcNamespace) -> Iterator[Frozen]:
         try:
             with deferred(), doing(f"freezing {namespace.described}"):
                 let_go.callback(thaw_left, namespace.inode)
-                freezer = Companion(functools.partial(_freeze, namespace.inode, ours()), _thaw)
-                let_go.callback(freezer.close)
+                freezer = Companion(
+                    functools.partial(_freeze, namespace.inode, ours()), functools.partial(_let_go, if_killed)
+                )
+                let_go.callback(freezer.close, b"thaw")
                 tasks, sees_all = _all_stopped(namespace.inode, freezer.pid)
                 attachments = _attachments({pid for pid, _ in tasks})
             yield Frozen(freezer.pid, sees_all, namespace.inode, tasks, attachments)
@@ -323,7 +326,7 @@ def _freeze(inode: int, excepted: frozenset[int]) -> _Stopped:
             signal.setitimer(signal.ITIMER_REAL, 0)
             return stopped
         except BaseException as error:
-            _thaw(stopped, b"")
+            _thaw(stopped)
             if not isinstance(error, TimeoutError) or tries == _TRIES:
                 raise
         tries += 1
@@ -436,9 +439,16 @@ def _wait(until: float, otherwise: str) -> None:
     time.sleep(_PAUSE)
 
 
-def _thaw(stopped: _Stopped, word: bytes) -> None:
+def _let_go(if_killed: Callable[[], None] | None, stopped: _Stopped, word: bytes) -> None:
+    try:
+        if if_killed is not None and not word:
+            if_killed()
+    finally:
+        _thaw(stopped)
+
+
+def _thaw(stopped: _Stopped) -> None:
     """Let everybody go. Raises OSError for a cgroup that could not be thawed, when everybody else is let go."""
-    del word
     with contextlib.ExitStack() as all_of_them:
         for tid, number in stopped.traced.items():
             with contextlib.suppress(ProcessLookupError):  # somebody has killed it

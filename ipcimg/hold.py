@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from . import libc
-from .companion import Companion
+from .companion import FAILED, Companion
 
 _PAUSE = 0.05  # seconds between two looks, at least
 _ALONE_AFTER = 1.0  # seconds between two looks whether anybody else is there
@@ -31,7 +31,9 @@ def hold(segments: Sequence[int], *, alone: bool) -> Companion:
             name.write("ipcimg-hold")
         return {shmid: libc.shmat(shmid, libc.SHM_RDONLY) for shmid in segments}
 
-    return Companion(prepare, lambda attached, word: _until_attached(attached, alone) if word else None)
+    return Companion(
+        prepare, lambda attached, word: None if word in (b"", FAILED) else _until_attached(attached, alone)
+    )
 
 
 def _until_attached(attached: dict[int, int], alone: bool) -> None:

@@ -19,16 +19,15 @@ import errno
 import functools
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence, Set
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from . import kinds, libc, sysctl, var
+from . import kinds, libc, var
 from .companion import Companion
-from .errors import KernelError, NamespaceError, ObjectError, doing, explain
+from .errors import KernelError, ObjectError, doing, explain
 from .listing import objects
 from .model import NAMES, Variables
-from .namespace import IpcNamespace
+from .notes import Notes, ours, with_room
 from .owners import Owners
 from .preset import Preset
 from .selection import Name
@@ -46,27 +45,16 @@ _KINDS = tuple(NAMES)
 _INTENDED, _MADE = 1, 2
 _FOR_EVER = 1 << 63  # seconds since the epoch
 _TRIES = 10
-_LIMITS = {"kernel/shmmni": 1 << 15, "kernel/shmmax": (1 << 63) - 1, "kernel/shmall": (1 << 63) - 1}
 
 
-class Journal:
+class Journal(Notes):
     """An attached journal. Leaving its context lets it go, and does not remove it."""
 
     def __init__(self, shmid: int) -> None:
         """Attach the segment. Raises OSError."""
-        ds = libc.shmid_ds()
-        libc.shmctl(shmid, libc.IPC_STAT, ds)
-        self.shmid, self._size = shmid, ds.shm_segsz
+        super().__init__(shmid)
         # When its process let go of it, by its end; what came to be later is not of its making.
-        self._written_until = ds.shm_dtime or _FOR_EVER
-        self._address = libc.shmat(shmid, 0)
-        try:
-            # A holder of segments is forked from us, and would keep this one as well.
-            libc.madvise(self._address, self._size, libc.MADV_DONTFORK)
-        except OSError:
-            libc.shmdt(self._address)
-            raise
-        self._memory = libc.memory(self._address, self._size)
+        self._written_until = self.let_go_at or _FOR_EVER
         self.facts: dict[str, Any] = {}
         self._count = 0
 
@@ -89,9 +77,9 @@ class Journal:
         import json  # a dump sees whether there is a journal, and reads none
 
         text = json.dumps(self.facts).encode()
-        self._memory[_HEAD.size : _HEAD.size + len(text)] = text
-        _HEAD.pack_into(self._memory, 0, bytes(8), 0, capacity, len(text))
-        self._memory[:8] = _MAGIC
+        self.memory[_HEAD.size : _HEAD.size + len(text)] = text
+        _HEAD.pack_into(self.memory, 0, bytes(8), 0, capacity, len(text))
+        self.memory[:8] = _MAGIC
 
     def intend(self, kind: str, object_id: int, key: int, creator: tuple[int, int]) -> None:
         """Note that an object is about to be made."""
@@ -101,8 +89,7 @@ class Journal:
     @property
     def room(self) -> tuple[int, int, int]:
         """For a loop that notes objects as intend() and made() do: address, how many are noted, and how many may be."""
-        capacity = (self._size - _RECORDS_AT) // _RECORD.size
-        return self._address, self._count, capacity
+        return self.address, self._count, (self.size - _RECORDS_AT) // _RECORD.size
 
     def noted(self, count: int) -> None:
         """To be told how many are noted now."""
@@ -151,7 +138,7 @@ class Journal:
             if (
                 key == kinds.THROWAWAY
                 and [kind, object_id] not in self.facts["throwaways"]
-                and _is_ours(kind, object_id, {0, os.geteuid()})
+                and kinds.is_of(kind, object_id, {0, os.geteuid()})
             ):
                 kinds.remove(kind, object_id)
         if left:
@@ -162,27 +149,22 @@ class Journal:
     @property
     def before(self) -> Variables:
         """The settings that were there before."""
-        facts = self.facts["variables"]
-        return Variables(**facts | {"sem_ctls": tuple(facts["sem_ctls"])})
+        return var.of(self.facts["variables"])
 
     def read(self) -> None:
         """Take up what another process has written. Raises ValueError and the like where it makes no sense."""
         if not self.has_begun:
             return
-        _, count, capacity, length = _HEAD.unpack_from(self._memory)
-        if not count <= capacity <= (self._size - _RECORDS_AT) // _RECORD.size or length > _RECORDS_AT - _HEAD.size:
+        _, count, capacity, length = _HEAD.unpack_from(self.memory)
+        if not count <= capacity <= (self.size - _RECORDS_AT) // _RECORD.size or length > _RECORDS_AT - _HEAD.size:
             raise ValueError("its numbers do not fit together")
         self._count = count
         import json
 
-        self.facts = json.loads(bytes(self._memory[_HEAD.size : _HEAD.size + length]))
+        self.facts = json.loads(bytes(self.memory[_HEAD.size : _HEAD.size + length]))
         if missing := {"variables", "settings", "directory", "pid", "throwaways"} - self.facts.keys():
             raise ValueError(f"it lacks {min(missing)}")
-        for name in dataclasses.fields(Variables):
-            value = self.facts["variables"][name.name]
-            for number in value if name.name == "sem_ctls" else [value]:
-                if not (number is None or (type(number) is int and 0 <= number < 1 << 64)):
-                    raise ValueError(f"{name.name} is {number!r}")
+        var.of(self.facts["variables"])
 
     @property
     def described(self) -> str:
@@ -194,18 +176,18 @@ class Journal:
     @property
     def is_one(self) -> bool:
         """Is the segment a journal, be it that its process was killed before it had begun?"""
-        records, rest = divmod(self._size - _RECORDS_AT, _RECORD.size)
-        return records > 0 and not rest and (self.has_begun or not any(self._memory[:8]))
+        records, rest = divmod(self.size - _RECORDS_AT, _RECORD.size)
+        return records > 0 and not rest and (self.has_begun or not any(self.memory[:8]))
 
     @property
     def has_begun(self) -> bool:
         """Is it one that begin() has finished?"""
-        return bytes(self._memory[:8]) == _MAGIC
+        return bytes(self.memory[:8]) == _MAGIC
 
     # ---- records ---------------------------------------------------------------------------
 
     def _record(self, n: int) -> tuple[str, int, int, int, int, int]:
-        number, state, _, object_id, key, cuid, cgid = _RECORD.unpack_from(self._memory, _RECORDS_AT + n * _RECORD.size)
+        number, state, _, object_id, key, cuid, cgid = _RECORD.unpack_from(self.memory, _RECORDS_AT + n * _RECORD.size)
         return _KINDS[number % len(_KINDS)], state, object_id, key, cuid, cgid
 
     @staticmethod
@@ -215,11 +197,11 @@ class Journal:
 
     def _put(self, n: int, kind: str, state: int, object_id: int, key: int, creator: tuple[int, int]) -> None:
         at = _RECORDS_AT + n * _RECORD.size
-        _RECORD.pack_into(self._memory, at, self.kind_number(kind), state, 0, object_id, key, *creator)
+        _RECORD.pack_into(self.memory, at, self.kind_number(kind), state, 0, object_id, key, *creator)
 
     def _set_count(self, count: int) -> None:
         self._count = count
-        struct.pack_into("<I", self._memory, _COUNT_AT, count)
+        struct.pack_into("<I", self.memory, _COUNT_AT, count)
 
     def _is_there(self, kind: str, object_id: int, noted: Sequence[int], *, newborn: bool) -> bool:
         """Is there the object that was made, or about to be, as far as can be told from one that came in its place?"""
@@ -228,19 +210,6 @@ class Journal:
             return False
         perm = found.perm
         return [perm.key, perm.cuid, perm.cgid] == list(noted) and (perm.mode & 0o777 == kinds.NEWBORN or not newborn)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let it go. Raises OSError."""
-        self._memory.release()
-        libc.shmdt(self._address)
 
 
 def new(
@@ -258,15 +227,8 @@ def new(
     indexes = {object_id % (1 << bits) for kind, object_id, _ in wanted if kind == "shm" for bits in kinds.INDEX_BITS}
     size = _RECORDS_AT + (len(wanted) + 1) * _RECORD.size
     with doing("noting what is restored, in a segment of the namespace"), _presets_put_back(before) as on_error:
-        try:
-            journal = _made(key, size, indexes, on_error)
-        except OSError as error:
-            if not settings or error.errno not in (errno.ENOSPC, errno.EINVAL, errno.ENOMEM):
-                raise
-            with contextlib.ExitStack() as raised:
-                for limit, wide in _LIMITS.items():
-                    raised.enter_context(sysctl.temporarily(limit, max(wide, sysctl.read_int(limit))))
-                journal = _made(key, size, indexes, on_error)
+        make = functools.partial(_made, key, size, indexes, on_error)
+        journal = with_room(make) if settings else make()
         strangers: list[list[object]] = [[kind, number] for kind, number, key in present if key == kinds.THROWAWAY]
         journal.begin(before, len(wanted), settings=settings, directory=directory, strangers=strangers)
         return journal
@@ -314,36 +276,14 @@ def find(present: Iterable[Name], owners: Owners) -> Journal | None:
 
     ObjectError where it makes no sense.
     """
-    roots = {0, os.geteuid(), owners.uids.here(0)}
-    for kind, shmid, key in present:
-        if kind == "shm" and key in KEYS and _is_ours(kind, shmid, roots):
-            journal = Journal(shmid)
-            try:
-                if journal.is_one:
-                    journal.read()
-                    return journal
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                journal.close()
-                raise ObjectError(
-                    f"{NAMES['shm']} {shmid} is the journal of a restore, but damaged: {error}"
-                ) from error
+    for shmid in ours(present, KEYS, owners):
+        journal = Journal(shmid)
+        try:
+            if journal.is_one:
+                journal.read()
+                return journal
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             journal.close()
+            raise ObjectError(f"{NAMES['shm']} {shmid} is the journal of a restore, but damaged: {error}") from error
+        journal.close()
     return None
-
-
-def _is_ours(kind: str, object_id: int, roots: Set[int | None]) -> bool:
-    """Has it been made by one of these users, whose word we take, for nobody else to use?"""
-    found = kinds.at_index(kind, object_id)
-    if found is None or found.id != object_id:
-        return False
-    return {found.perm.uid, found.perm.cuid} <= roots and not found.perm.mode & 0o077
-
-
-def refuse_unfinished(present: Iterable[Name], namespace: IpcNamespace, owners: Owners) -> None:
-    """Raise NamespaceError where a restore into the namespace, which the caller is in, was killed; OSError."""
-    journal = find(present, owners)
-    if journal is not None:
-        with journal:
-            raise NamespaceError(
-                f"{namespace.described} holds {journal.described}; `ipcimg recover{namespace.option}` undoes it"
-            )

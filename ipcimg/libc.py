@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import mmap
 import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_ulong, c_ushort, c_void_p
 
@@ -383,9 +384,11 @@ def fstatfs(fd: int) -> tuple[int, int]:
 class MessageBuffer:
     """A struct msgbuf with room bytes of mtext, reused from call to call."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, address: int | None = None) -> None:
+        """At an aligned address, which the caller keeps mapped, or in memory of its own."""
         self.room = room
-        self._buffer = ctypes.create_string_buffer(8 + room)
+        at = None if address is None else (ctypes.c_char * (8 + room)).from_address(address)
+        self._buffer = ctypes.create_string_buffer(8 + room) if at is None else at
         self.mtype = c_long.from_buffer(self._buffer)
         self.view = memoryview(self._buffer).cast("B")
         self._address = ctypes.addressof(self._buffer)
@@ -402,7 +405,11 @@ class MessageBuffer:
         n = len(body)
         self.mtype.value = mtype
         self.view[8 : 8 + n] = body
-        if _msgsnd(msqid, self._address, n, flags) < 0:
+        self.resend(msqid, n, flags)
+
+    def resend(self, msqid: int, size: int, flags: int) -> None:
+        """msgsnd(2) of what is in it, size bytes, at most room."""
+        if _msgsnd(msqid, self._address, size, flags) < 0:
             raise _fail()
 
 
@@ -429,16 +436,29 @@ def semctl(semid: int, cmd: int, ds: semid_ds | None = None) -> int:
     return _check(_libc.semctl(semid, 0, cmd, byref(ds if ds is not None else semid_ds())))
 
 
+# GETALL and SETALL go by the number of values that the set has then, which is another one where somebody has put
+# another set in its place. So there is room for the most that a set can have; it takes no memory before it is used.
+_VALUES_MOST = 2 << 25  # bytes
+
+
+def _values(of: bytes = b"") -> tuple[mmap.mmap, c_void_p]:
+    values = mmap.mmap(-1, _VALUES_MOST, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    values[: len(of)] = of
+    return values, c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(values)))
+
+
 def semctl_getall(semid: int, nsems: int) -> array.array[int]:
-    """semctl(GETALL): nsems values. The caller vouches for nsems; a set's size never changes."""
-    values = array.array("H", bytes(2 * nsems))
-    _check(_libc.semctl(semid, 0, GETALL, c_void_p(values.buffer_info()[0])))
-    return values
+    """semctl(GETALL): the first nsems values."""
+    values, address = _values()
+    _check(_libc.semctl(semid, 0, GETALL, address))
+    return array.array("H", values[: 2 * nsems])
 
 
 def semctl_setall(semid: int, values: array.array[int]) -> None:
-    """semctl(SETALL); values must be as many as the set holds."""
-    _check(_libc.semctl(semid, 0, SETALL, c_void_p(values.buffer_info()[0])))
+    """semctl(SETALL)."""
+    kept, address = _values(values.tobytes())
+    _check(_libc.semctl(semid, 0, SETALL, address))
+    del kept
 
 
 def semctl_getpid(semid: int, semnum: int) -> int:
@@ -482,6 +502,14 @@ def shmdt(address: int) -> None:
 def memory(address: int, size: int) -> memoryview:
     """size bytes at address, which the caller keeps mapped for as long as the view is used."""
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+Word = c_ulong
+
+
+def word(address: int) -> Word:
+    """The 64 bits at an aligned address, which the caller keeps mapped: value reads or sets all of them at once."""
+    return Word.from_address(address)
 
 
 def madvise(address: int, length: int, advice: int) -> None:

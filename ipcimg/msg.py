@@ -2,7 +2,8 @@
 
 Messages are read by MSG_COPY, which leaves them where they are: position n counts from the head, from 0. The kernel
 allocates, and copies in, a buffer of the size it is given before it looks for the message, and walks the list to it
-(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must.
+(ipc/msg.c: prepare_copy, find_msg). So the buffer is sized by what the queue holds and grows when it must. Deep queues
+are turned instead, where that may be (turning.py).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from . import libc, loops, sysctl
+from . import libc, loops, sysctl, turning
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
 from .reading import Reading, stat_any
+from .turning import Turner
 
 if TYPE_CHECKING:
     from .create import Creator
@@ -31,9 +33,9 @@ _FRAMING = 12  # bytes of a message in an image beside its text, roughly
 class Queues:
     """The queues of the namespace the caller is in, as far as they are wanted; see model.FramedObjects."""
 
-    def __init__(self, undo: contextlib.ExitStack, reading: Reading) -> None:
-        """undo takes what has to be put back after the last queue."""
-        self._reading, self._peeker = reading, _Peeker(undo)
+    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: Turner | None = None) -> None:
+        """undo takes what has to be put back after the last queue. turner turns deep ones; else they are peeked at."""
+        self._reading, self._peeker, self._turner = reading, _Peeker(undo), turner
 
     def __iter__(self) -> Iterator[MessageQueue]:
         """Raises ObjectError, ChangedError."""
@@ -44,7 +46,8 @@ class Queues:
         """See model.FramedObjects."""
         if loops.c is None or self._reading.tolerant or not self._reading.owners.have_their_names:
             return iter(self)
-        return loops.framed(loops.c.dump_queues, self._reading.ids("msg"), self._one, exact=exact, most=_QNUM_MOST)
+        most = _QNUM_MOST if self._turner is None else min(_QNUM_MOST, turning.DEEP)
+        return loops.framed(loops.c.dump_queues, self._reading.ids("msg"), self._one, exact=exact, most=most)
 
     def _one(self, msqid: int) -> Iterator[MessageQueue]:
         """The queue; nothing where it has gone, and that may be."""
@@ -61,14 +64,17 @@ class Queues:
             )
         facts = QueueFacts(ds.msg_cbytes, ds.msg_stime, ds.msg_rtime, ds.msg_ctime, ds.msg_lspid, ds.msg_lrpid)
         qnum: int = ds.msg_qnum
-        messages: Iterable[Message] = _Peeked(self._peeker, msqid, qnum, ds.msg_cbytes)
+        kind = _Peeked if loops.c is None else _PeekedByLoop
+        messages: Iterable[Message] = kind(self._peeker, msqid, qnum, ds.msg_cbytes)
+        if self._turner is not None and qnum > turning.DEEP:
+            messages = self._turner.messages(ds, permissions, messages)
         if reading.tolerant:
             # How many there are is written before them, and is known only when they have been read.
             messages = held = _as_far_as_they_go(messages, reading)
             qnum = len(held)
-        elif loops.c is not None:
-            messages = _PeekedByLoop(self._peeker, msqid, qnum, ds.msg_cbytes)
         yield MessageQueue(permissions, ds.msg_qbytes, qnum, messages, facts)
+        if self._turner is not None:
+            self._turner.end()
 
 
 def _as_far_as_they_go(messages: Iterable[Message], reading: Reading) -> list[Message]:

@@ -71,13 +71,13 @@ class IpcNamespace:
                     home.enter()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = _PATIENCE) -> Iterator[None]:
         """Be the only ipcimg that works in the namespace inside the with block, by flock(2) on its file.
 
         Dumps and restores change settings for a time, which another one would take for the real
-        ones. Raises NamespaceError where somebody else keeps the lock.
+        ones. Raises NamespaceError where somebody else keeps the lock for so many seconds.
         """
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + patience
         # The lock of self.fd would be that of all threads that have it.
         fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:

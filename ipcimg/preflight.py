@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from . import kinds, libc, model
+from . import kinds, libc, model, turn
 from .create import KEY_TAKEN, taken
 from .errors import ConflictError, and_more
 from .journal import KEYS
@@ -19,7 +19,7 @@ _FACTS = {
     "msg": ("msg_stime", "msg_rtime", "msg_ctime", "msg_lspid", "msg_lrpid"),
     "sem": ("sem_ctime", "sempid", "the second of sem_otime"),
 }
-_OUR_KEYS = {*KEYS, kinds.THROWAWAY}  # an image that has them could pass for a journal
+_OUR_KEYS = {*KEYS, *turn.KEYS, kinds.THROWAWAY}  # an image that has them could pass for a journal
 _PER_MESSAGE, _PER_SEMAPHORE = 64, 64  # bytes: struct msg_msg in its slab, struct sem on its cache line
 _LIMITS = {
     "msg_ctlmax": "kernel.msgmax",

@@ -53,12 +53,13 @@ class Reading:
         at_rest, an object that was used in the present second is waited for until that second is over.
         Raises InUseError, ObjectError, and OSError.
         """
-        self.owners, self.tolerant, self.stopped = owners, tolerant, stopped
+        self.owners, self.tolerant, self.stopped, self.at_rest = owners, tolerant, stopped, at_rest
         self.moved: dict[str, None] = {}  # what moved, in sentences, each once
         self.compared: set[int] = set()  # the segments that are read twice
         self._only = only
         self._again: list[Callable[[], None]] = []
         self._held: dict[int, int] = {}  # segment → where it stays attached
+        self._turned: dict[int, Row] = {}  # queue → what the turning of it has left in some columns
         self._before = self._look() if at_rest else self._settled()
         only.expect(self.objects())
 
@@ -87,6 +88,10 @@ class Reading:
     def hold(self, shmid: int, address: int) -> None:
         """Take over the attachment of a segment until close(): while the last to attach is us, nobody else did."""
         self._held[shmid] = address
+
+    def turned(self, msqid: int, left: Row) -> None:
+        """To be told of what the turning of a queue has left in some columns, which are to stay so from now on."""
+        self._turned[msqid] = left
 
     def close(self) -> None:
         """Let go of what is held. Raises OSError."""
@@ -149,7 +154,8 @@ class Reading:
             if old is None:
                 self.changed(ChangedError(f"{object_name(*name)} came while the namespace was read"))
             elif old != line:
-                self._compare_rows(name, before.row(old), after.row(line))
+                ours = self._turned.get(name[1], {}) if name[0] == "msg" else {}
+                self._compare_rows(name, {**before.row(old), **ours}, after.row(line))
         for name in was:
             self.changed(ChangedError(f"{object_name(*name)} went while the namespace was read"))
 

@@ -1,13 +1,19 @@
-"""Recover: undo what a restore that was killed has left in its target, and thaw what a dump has left frozen."""
+"""Recover: what was killed, undone or completed.
+
+A restore that has left objects in its target is undone. Of a dump the turn of a queue is completed, and what it has
+left frozen is thawed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import freeze, interrupts, journal, namespace, owners
-from .errors import KernelError, explain
+from . import interrupts, journal, namespace, owners, turn
+from .errors import KernelError, NamespaceError, explain
 from .listing import objects
+from .selection import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +23,16 @@ class Recovered:
     restore: str | None  # whose it was, for people; None where there was none
     removed: int  # how many objects
     thawed: tuple[str, ...]  # the cgroups that a dump had left frozen, since it was killed with all its processes
+    turned: str | None = None  # the queue that a dump was turning, and what became of it, for people
 
 
 def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
-    """Undo a restore into the namespace, by default the caller's own, that was killed; None where nothing is left.
+    """Undo what a restore into the namespace that was killed has left, complete what a dump has; None for nothing.
 
-    Its objects are removed, and limits, kernel.shm_rmid_forced and pending presets become what they were
-    before it. Cgroups that a killed dump has left frozen are thawed. Should this be killed as well, it can
-    be called again. Raises an IpcimgError.
+    The namespace is by default the caller's own. The objects of a restore are removed. A queue that a
+    dump was turning gets its messages back in their order; it may not have been used since. Limits,
+    kernel.shm_rmid_forced and pending presets become what they were. Cgroups that a dump has left frozen
+    are thawed. Should this be killed as well, it can be called again. Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
         target = target or stack.enter_context(namespace.own())
@@ -34,11 +42,33 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
         stack.enter_context(target.entered())
         try:
             with interrupts.deferred():
+                # A turn is completed before anybody goes on who could use the queue.
+                turned, left = None, turn.find(objects("shm"), seen_as)
+                if left is not None:
+                    with left:
+                        turned = left.recover(seen_as)
+                from . import freeze  # a dump only asks whether there is something to recover
+
                 thawed = tuple(freeze.thaw_left(target.inode))
                 found = journal.find(objects("shm"), seen_as)
                 if found is None:
-                    return Recovered(None, 0, thawed) if thawed else None
+                    return Recovered(None, 0, thawed, turned) if thawed or turned else None
                 with found:
-                    return Recovered(found.described, found.roll_back(), thawed)
+                    return Recovered(found.described, found.roll_back(), thawed, turned)
         except OSError as error:
             raise KernelError(f"recovering {target.described}: {explain(error)}") from error
+
+
+def refuse_unfinished(present: Iterable[Name], target: namespace.IpcNamespace, seen_as: owners.Owners) -> None:
+    """Raise NamespaceError where something in the namespace, which the caller is in, is to be recovered first; OSError.
+
+    present are its objects.
+    """
+    present = list(present)
+    for find, does in ((journal.find, "undoes"), (turn.find, "completes")):
+        left = find(present, seen_as)
+        if left is not None:
+            with left:
+                raise NamespaceError(
+                    f"{target.described} holds {left.described}; `ipcimg recover{target.option}` {does} it"
+                )

@@ -20,6 +20,7 @@ from .model import NAMES, Contents, Counts, SharedMemory, Variables
 from .preflight import Preflight
 from .preset import Preset
 from .progress import NOBODY, Progress
+from .recover import refuse_unfinished
 from .selection import EVERYTHING, Name, Selection
 
 
@@ -93,7 +94,7 @@ def restore(
         stack.enter_context(entered.entered())
         with doing("looking at the objects of the target"):
             present = objects(*NAMES)
-            journal.refuse_unfinished(present, entered, preflight.owners)
+            refuse_unfinished(present, entered, preflight.owners)
             preflight.look_at_target(present, free_ids=into_free_ids)
             preflight.look_at_memory()
         before = var.collect()

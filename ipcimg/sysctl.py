@@ -69,18 +69,24 @@ def _write(name: str, value: int | str) -> None:
 
 
 @contextlib.contextmanager
-def temporarily(name: str, value: int) -> Iterator[None]:
-    """Have a variable at value inside the with block, and as it was after it, even if we are killed meanwhile."""
+def temporarily(name: str, value: int, *, guarded: bool = True) -> Iterator[None]:
+    """Have a variable at value inside the with block, and as it was after it.
+
+    guarded says that this is so even if we are killed meanwhile; otherwise somebody else sees to that. Raises OSError.
+    """
     before = read_int(name)
     if before == value:
         yield
         return
-    with deferred():
-        guardian = Companion(lambda: None, lambda prepared, word: None if word else write(name, before))
+    guardian: Companion | None = None
+    if guarded:
+        with deferred():
+            guardian = Companion(lambda: None, lambda prepared, word: None if word else write(name, before))
     try:
         write(name, value)
         yield
     finally:
         with deferred():
             write(name, before)
-            guardian.dismiss()
+            if guardian is not None:
+                guardian.dismiss()

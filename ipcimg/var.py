@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from . import preset, sysctl
 from .errors import doing
@@ -60,6 +62,16 @@ def collect() -> Variables:
         a, b, c, d = map(int, sysctl.read(SEM).split())
         forced = sysctl.read_int(RMID_FORCED)
         return Variables(sem_ctls=(a, b, c, d), shm_rmid_forced=forced, **values)  # type: ignore[arg-type]
+
+
+def of(facts: Mapping[str, Any]) -> Variables:
+    """The variables that dataclasses.asdict() and JSON have made this of. Raises ValueError, TypeError, KeyError."""
+    for field in dataclasses.fields(Variables):
+        value = facts[field.name]
+        for number in value if field.name == "sem_ctls" else [value]:
+            if not (number is None or (type(number) is int and 0 <= number < 1 << 64)):
+                raise ValueError(f"{field.name} is {number!r}")
+    return Variables(**{**facts, "sem_ctls": tuple(facts["sem_ctls"])})
 
 
 def moved(before: Variables) -> list[str]:
@@ -133,12 +145,18 @@ def apply_presets(variables: Variables) -> None:
     _all(itertools.chain(_disarming(variables), _presets(variables)))
 
 
+def put_back(variables: Variables, *names: str) -> None:
+    """Set some of the variables, by their names in model.Variables. Raises as apply()."""
+    present = collect()
+    _all(functools.partial(_set, _PATHS[name], getattr(present, name), getattr(variables, name)) for name in names)
+
+
 def set_rmid_forced(variables: Variables) -> None:
     """Set kernel.shm_rmid_forced. Raises OSError."""
     _set(RMID_FORCED, sysctl.read_int(RMID_FORCED), variables.shm_rmid_forced)
 
 
-_Steps = Iterator[Callable[[], None]]
+_Steps = Iterable[Callable[[], None]]
 
 
 def _all(steps: _Steps) -> None:

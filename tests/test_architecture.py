@@ -18,7 +18,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
-    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "journal", "create", "hold", "preflight"),
+    *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "create", "hold", "preflight"),
+    *("notes", "journal", "turn", "turning"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "codec", "manifest", "directory", "criudump", "imageset"}
@@ -148,7 +149,7 @@ FOR_ALL = {
 FOR_IMAGES = {"codec", "criudump", "directory", "image", "imageset", "manifest"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
-    *("reading", "sysctl", "var", "msg", "sem", "shm"),
+    *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
 }
 # What takes long to read, and is needed for what few commands do, late if at all.
 LATE = {"concurrent", "hashlib", "json", "logging", "platform", "shutil", "subprocess", "tempfile", "tqdm", "urllib"}

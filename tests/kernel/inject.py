@@ -35,7 +35,7 @@ import ipcimg
 from ipcimg.cli import main
 
 WORKERS = os.cpu_count() or 1  # how many injectors have something to do at once
-KILLED = 0  # what happens at a point, other than an errno
+KILLED, ALL_KILLED = 0, -1  # what happens at a point, other than an errno; all: first what it has forked
 
 # Memory, threads and signals of the interpreter, and its end: no work of ipcimg's.
 NOT_OURS = {"brk", "mmap", "munmap", "mprotect", "mremap", "futex", "rt_sigaction", "rt_sigprocmask", "exit_group"}
@@ -84,9 +84,10 @@ class Outcome(NamedTuple):
 class Injector:
     """Runs commands, one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, setting: str = "") -> None:
+        """setting is Python that is executed before everything else."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-c", f"{setting}\nfrom {__name__} import serve; serve()"],
             cwd=pathlib.Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -195,7 +196,9 @@ class _Supervision:
             fcntl.ioctl(listener, _RECEIVE, notification)
             number, thread, _, nr, _, _, *arguments = _NOTIFICATION.unpack(notification)
             what = self._what(thread, nr, tuple(arguments))
-            if what == KILLED:
+            if what == ALL_KILLED:
+                _kill_children(but=self._child)
+            if what in (KILLED, ALL_KILLED):
                 os.kill(thread, signal.SIGKILL)  # which means its whole process
             else:
                 answer = (-what, 0) if what else (0, _CONTINUE)
@@ -216,10 +219,10 @@ class _Supervision:
         return self._at[1] if self._at is not None and call.point == self._at[0] else None
 
 
-def _kill_children() -> None:
+def _kill_children(but: int | None = None) -> None:
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-            if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
+            if int(file.read().rpartition(")")[2].split()[1]) == os.getpid() and pid != but:
                 os.kill(pid, signal.SIGKILL)
 
 

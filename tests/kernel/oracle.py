@@ -126,7 +126,9 @@ class Namespace(Enterable):
         return found
 
     def close(self) -> None:
-        left = self.users()
+        until = time.monotonic() + 2  # who was let go ends a moment later
+        while (left := self.users()) and time.monotonic() < until:
+            time.sleep(0.01)
         for pid in left:
             os.kill(pid, 9)
         self.holder.kill()
@@ -204,7 +206,7 @@ def queue(
     msqid = check(_libc.msgget(signed(key), CREATE | mode))
     assert wanted in (None, msqid)
     for mtype, body in messages:
-        check(_libc.msgsnd(msqid, struct.pack("q", mtype) + body, len(body), _NOWAIT))
+        send(msqid, mtype, body)
     return msqid
 
 
@@ -325,6 +327,38 @@ def receive_all(msqid: int) -> list[tuple[int, bytes]]:
                 return found
             check(-1)
         found.append((struct.unpack_from("q", buffer)[0], buffer.raw[8 : 8 + size]))
+
+
+def peek_all(msqid: int) -> list[tuple[int, bytes]]:
+    """What receive_all() would take; longer messages than kernel.msgmax cannot be seen."""
+    buffer = ctypes.create_string_buffer(8 + (1 << 16))
+    found: list[tuple[int, bytes]] = []
+    while True:
+        size = _libc.msgrcv(msqid, buffer, 1 << 16, len(found), _NOWAIT | 0o40000)  # MSG_COPY
+        if size < 0:
+            if ctypes.get_errno() == 42:  # ENOMSG
+                return found
+            check(-1)
+        found.append((struct.unpack_from("q", buffer)[0], buffer.raw[8 : 8 + size]))
+
+
+def receive(msqid: int) -> tuple[int, bytes]:
+    """Take the first message off a queue."""
+    buffer = ctypes.create_string_buffer(8 + (1 << 16))
+    size = check(_libc.msgrcv(msqid, buffer, 1 << 16, 0, _NOWAIT))
+    return struct.unpack_from("q", buffer)[0], buffer.raw[8 : 8 + size]
+
+
+def send(msqid: int, mtype: int, body: bytes) -> None:
+    check(_libc.msgsnd(msqid, struct.pack("q", mtype) + body, len(body), _NOWAIT))
+
+
+def set_qbytes(msqid: int, value: int) -> None:
+    """IPC_SET of the qbytes alone."""
+    ds = ctypes.create_string_buffer(256)
+    check(_libc.msgctl(msqid, 2, ds))
+    struct.pack_into("Q", ds, 88, value)
+    check(_libc.msgctl(msqid, 1, ds))
 
 
 def qbytes(msqid: int) -> int:
