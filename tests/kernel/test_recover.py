@@ -50,8 +50,12 @@ def dumped(source: Namespace, tmp_path: Path) -> Path:
 
 
 def killed(target: Namespace, directory: Path, *options: object, once: Callable[[], bool]) -> int:
-    """A restore that is ended by SIGKILL when once() says so, in the target; its process id."""
-    child = subprocess.Popen([*IPCIMG, "restore", "-t", str(target.pid), "-D", str(directory), *map(str, options)])
+    """A restore that is ended by SIGKILL when once() says so, in the target; its process id.
+
+    In Python alone: with the loops in C it is over before anybody has looked. Those are killed in test_faults.py.
+    """
+    command = [*IPCIMG, "restore", "-t", str(target.pid), "-D", str(directory), *map(str, options)]
+    child = subprocess.Popen(command, env={**os.environ, "IPCIMG_LOOPS": "python"})
     until = time.monotonic() + 60
     while not target.do(once):
         assert child.poll() is None, "it was over before it could be killed"
