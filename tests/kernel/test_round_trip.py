@@ -64,6 +64,23 @@ def test_again(make_namespace: Callable[[], Namespace], tmp_path: Path) -> None:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
+def test_deep_queue(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """Turned, and the same afterwards but for what tells who used it last."""
+
+    def deep() -> None:
+        oracle.set_variable("kernel/msgmnb", 1 << 20)
+        oracle.queue(1, messages=[(1 + n % 7, b"%d" % n) for n in range(3000)])
+
+    source.do(deep)
+    before = source.do(lambda: (oracle.rows("msg"), oracle.variables()))
+    last = source.do(lambda: oracle.table("msg")[0]["lrpid"])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d", "--frozen-by-caller")
+    assert source.do(lambda: (oracle.rows("msg"), oracle.variables())) == before
+    assert source.do(lambda: oracle.table("msg")[0]["lrpid"]) != last, "it was not turned"
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d")
+    assert target.do(oracle.everything) == source.do(oracle.everything)
+
+
 CRIU_SETS = Path(__file__).parent.parent / "data" / "criu-4.2"
 
 

@@ -31,6 +31,7 @@ from .inject import ALL_KILLED, KILLED, WORKERS, Injector, Point
 from .oracle import Namespace, Processless, cgroup
 from .test_user_namespace import USER, Mapped
 
+pytestmark = pytest.mark.slow  # test_round_trip.py has a deep queue for an emulated processor
 DEEP = 20  # messages, here
 Messages = list[tuple[int, bytes]]
 Record = Callable[[str, object], None]
