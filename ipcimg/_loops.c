@@ -151,6 +151,25 @@ static struct peek peek_from(int msqid, size_t qnum, size_t cbytes)
     return (struct peek){msqid, room > ROOM_LEAST ? room : ROOM_LEAST, cbytes, 4 + 2 + 2};
 }
 
+/* Bytes before a message's text. */
+static size_t head_length(uint64_t mtype, uint64_t size)
+{
+    return 4 + 2 + varint_length(mtype) + varint_length(size);
+}
+
+/* What stands before a message's text; gives where the text begins. */
+static byte *put_head(byte *at, uint64_t mtype, uint64_t size)
+{
+    return put_field(put_field(put_u32(at, head_length(mtype, size) - 4), 1, mtype), 2, size);
+}
+
+/* The zeros behind a message's text; gives what is behind them. */
+static byte *put_padding(byte *at, uint64_t size)
+{
+    memset(at, 0, padding(size));
+    return at + padding(size);
+}
+
 /* The room for the next message. One long message does not have all others asked for with a long buffer. */
 static size_t next_room(size_t room, size_t size)
 {
@@ -173,14 +192,11 @@ static int peek_one(struct peek *p, size_t n, byte **at, byte *end)
         }
         uint64_t mtype;
         memcpy(&mtype, text - 8, 8);
-        size_t length = 2 + varint_length(mtype) + varint_length(size);
-        if (4 + length != p->head) {
-            p->head = 4 + length;
+        if (head_length(mtype, size) != p->head) {
+            p->head = head_length(mtype, size);
             memmove(*at + p->head, text, size);
         }
-        byte *to = put_field(put_field(put_u32(*at, length), 1, mtype), 2, size) + size;
-        memset(to, 0, padding(size));
-        *at = to + padding(size);
+        *at = put_padding(put_head(*at, mtype, size) + size, size);
         p->room = next_room(p->room, size);
         return 0;
     }
@@ -232,6 +248,19 @@ static int get_head(struct span *from, struct message *message)
     return 0;
 }
 
+/* The same, with its text, all of which is to be there; from is moved behind it. */
+static int get_message(struct span *from, struct message *message)
+{
+    struct span next = *from;
+    int stop = get_head(&next, message);
+    if (stop)
+        return stop;
+    if (message->size + padding(message->size) > (uint64_t)(next.end - next.at))
+        return FULL;
+    from->at = next.at + message->size + padding(message->size);
+    return 0;
+}
+
 /* Send count messages that are framed at *from, which is moved behind those that were sent; their heads are overwritten.
  * Gives 0, FULL, ODD or an errno. */
 static int send_some(int msqid, struct span *from, size_t count, size_t *sent)
@@ -239,16 +268,14 @@ static int send_some(int msqid, struct span *from, size_t count, size_t *sent)
     for (*sent = 0; *sent < count; ++*sent) {
         struct span next = *from;
         struct message message;
-        int stop = get_head(&next, &message);
+        int stop = get_message(&next, &message);
         if (stop)
             return stop;
-        if (message.size + padding(message.size) > (uint64_t)(next.end - next.at))
-            return FULL;
         /* msgsnd(2) wants the type in the eight bytes before the text. There are as many: no head is shorter. */
         memcpy(message.text - 8, &message.mtype, 8);
         if (syscall(SYS_msgsnd, msqid, message.text - 8, message.size, IPC_NOWAIT) < 0)
             return errno;
-        from->at = next.at + message.size + padding(message.size);
+        *from = next;
     }
     return 0;
 }
@@ -561,12 +588,9 @@ static int read_queue(struct span *from, const byte *start, uint64_t **to, const
     const byte *messages = rest.at;
     for (uint64_t n = 0; n < qnum; n++) {
         struct message message;
-        stop = get_head(&rest, &message);
+        stop = get_message(&rest, &message);
         if (stop)
             return stop;
-        if (message.size + padding(message.size) > (uint64_t)(rest.end - rest.at))
-            return FULL;
-        rest.at += message.size + padding(message.size);
         size += message.size;
         longest = message.size > longest ? message.size : longest;
     }
@@ -737,12 +761,9 @@ static int make_queue(struct maker *maker, struct span *from, int *given)
     struct span messages = rest; /* they are to be in the block, all of them */
     for (uint64_t n = 0; n < qnum; n++) {
         struct message message;
-        stop = get_head(&rest, &message);
+        stop = get_message(&rest, &message);
         if (stop)
             return stop;
-        if (message.size + padding(message.size) > (uint64_t)(rest.end - rest.at))
-            return FULL;
-        rest.at += message.size + padding(message.size);
     }
     *given = desc.id;
     stop = make_one(maker, &desc, get_queue, 0, stat_queue, given);
@@ -904,11 +925,9 @@ static PyObject *turn(PyObject *self, PyObject *args)
         if (framing) { /* before it is sent: what cannot be sent now will be, and is not framed again */
             uint64_t mtype;
             memcpy(&mtype, peeked, 8);
-            to = put_u32(to, 2 + varint_length(mtype) + varint_length(size));
-            to = put_field(put_field(to, 1, mtype), 2, size);
+            to = put_head(to, mtype, size);
             memcpy(to, peeked + 8, size);
-            memset(to + size, 0, padding(size));
-            to += size + padding(size);
+            to = put_padding(to + size, size);
         }
         if (syscall(SYS_msgsnd, msqid, peeked, size, IPC_NOWAIT) < 0) {
             why = errno;

@@ -17,11 +17,13 @@ def ids(text: bytes, /) -> bytes: ...
 # most: messages of a queue, or semaphores of a set, that is not ODD → index of the next id, end of what was framed,
 # messages among it, why
 def dump_queues(ids: bytes, n: int, exact: bool, most: int, out: bytearray, /) -> tuple[int, int, int, int]: ...
-def dump_sets(ids: bytes, n: int, exact: bool, most: int, out: bytearray, /) -> tuple[int, int, int, int]: ...
+
+dump_sets = dump_queues
 
 # → 8-byte numbers in out, place of the next object, why
 def read_queues(block: bytearray, at: int, end: int, out: bytearray, /) -> tuple[int, int, int]: ...
-def read_sets(block: bytearray, at: int, end: int, out: bytearray, /) -> tuple[int, int, int]: ...
+
+read_sets = read_queues
 
 # → objects made, place of the next one, records of the journal, the id of the last one, why; OTHER_ID where it has got
 # another one than it should
@@ -39,20 +41,8 @@ def make_queues(
     kind: int,
     /,
 ) -> tuple[int, int, int, int, int]: ...
-def make_sets(
-    block: bytearray,
-    at: int,
-    end: int,
-    preset: int,
-    journal: int,
-    records: int,
-    capacity: int,
-    uid: int,
-    gid: int,
-    newborn: int,
-    kind: int,
-    /,
-) -> tuple[int, int, int, int, int]: ...
+
+make_sets = make_queues
 
 # The turn of a queue of qnum messages, in the journal at an address, whose slots have so much room; fitting: bytes of a
 # message to begin with; where out is empty nothing is framed → end of what was framed, bytes that sufficed, why. Where

@@ -15,7 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
@@ -227,6 +227,23 @@ class Stored(Generic[_O]):
         return one
 
 
+class ObjectEncoder(Generic[_O]):
+    """Writes an image object by object."""
+
+    KIND: ClassVar[str]  # crit's name of it
+
+    def __init__(self, file: BinaryIO, exact: bool) -> None:
+        self._writer, self._exact = _writer(file, self.KIND), exact
+
+    def add(self, one: _O, /) -> None:
+        """Write one object."""
+        raise NotImplementedError
+
+    def add_framed(self, frames: model.Frames) -> None:
+        """Write some objects as they stand in an image."""
+        self._writer.framed(frames.piece)
+
+
 # ---- permissions ---------------------------------------------------------------------------
 
 
@@ -293,17 +310,12 @@ def decode_variables(image: ImageFile) -> model.Variables:
 # ---- message queues: ipcns-msg-N.img -------------------------------------------------------
 
 
-class QueueEncoder:
+class QueueEncoder(ObjectEncoder[model.MessageQueue]):
     """Writes an image queue by queue."""
 
-    def __init__(self, file: BinaryIO, exact: bool) -> None:
-        self._writer, self._exact = _writer(file, "IPCNS_MSG"), exact
+    KIND = "IPCNS_MSG"
 
-    def add_framed(self, frames: model.Frames) -> None:
-        """Some queues as they stand in an image."""
-        self._writer.framed(frames.piece)
-
-    def add(self, queue: model.MessageQueue) -> None:
+    def add(self, queue: model.MessageQueue, /) -> None:
         """Raises ChangedError where the queue does not yield qnum messages."""
         entry = criu.ipc_msg_entry(desc=_desc(queue.permissions), qbytes=queue.qbytes, qnum=queue.qnum)
         if queue.facts is not None and not self._exact:
@@ -433,17 +445,12 @@ def _queue_of(image: ImageFile, base: int, numbers: tuple[int, ...]) -> model.Me
 # ---- semaphore sets: ipcns-sem-N.img -------------------------------------------------------
 
 
-class SemaphoreEncoder:
+class SemaphoreEncoder(ObjectEncoder[model.SemaphoreSet]):
     """Writes an image set by set."""
 
-    def __init__(self, file: BinaryIO, exact: bool) -> None:
-        self._writer, self._exact = _writer(file, "IPCNS_SEM"), exact
+    KIND = "IPCNS_SEM"
 
-    def add_framed(self, frames: model.Frames) -> None:
-        """Some sets as they stand in an image."""
-        self._writer.framed(frames.piece)
-
-    def add(self, semaphores: model.SemaphoreSet) -> None:
+    def add(self, semaphores: model.SemaphoreSet, /) -> None:
         entry = criu.ipc_sem_entry(desc=_desc(semaphores.permissions), nsems=semaphores.nsems)
         if semaphores.facts is not None and not self._exact:
             f = semaphores.facts

@@ -9,7 +9,7 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from . import codec, criudump, digest, manifest, model
 from .directory import (
@@ -463,42 +463,35 @@ def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_ex
 
 
 def _write_queues(queues: Iterable[model.MessageQueue], out: NewSet, criu_exact: bool) -> tuple[int, int]:
-    count = messages = 0
-    with contextlib.ExitStack() as open_images:
-        encoder = None
-        for queue in _framed(queues, criu_exact):
-            # CRIU writes no image of a kind of which there is nothing.
-            encoder = encoder or codec.QueueEncoder(
-                open_images.enter_context(out.file(kind_name("msg", out.ns_id))), criu_exact
-            )
-            if isinstance(queue, model.Frames):
-                encoder.add_framed(queue)
-                count, messages = count + queue.objects, messages + queue.messages
-            else:
-                encoder.add(queue)
-                count, messages = count + 1, messages + queue.qnum
-    return count, messages
+    return _write_objects("msg", queues, codec.QueueEncoder, out, criu_exact)
 
 
 def _write_semaphores(sets: Iterable[model.SemaphoreSet], out: NewSet, criu_exact: bool) -> int:
-    count = 0
+    return _write_objects("sem", sets, codec.SemaphoreEncoder, out, criu_exact)[0]
+
+
+def _write_objects(
+    kind: str,
+    objects: Iterable[_T],
+    encoder_of: Callable[[BinaryIO, bool], codec.ObjectEncoder[_T]],
+    out: NewSet,
+    criu_exact: bool,
+) -> tuple[int, int]:
+    """Gives how many objects there are, and how many messages."""
+    count = messages = 0
+    framed = objects.framed(criu_exact) if isinstance(objects, model.FramedObjects) else objects
     with contextlib.ExitStack() as open_images:
         encoder = None
-        for semaphores in _framed(sets, criu_exact):
-            encoder = encoder or codec.SemaphoreEncoder(
-                open_images.enter_context(out.file(kind_name("sem", out.ns_id))), criu_exact
-            )
-            if isinstance(semaphores, model.Frames):
-                encoder.add_framed(semaphores)
-                count += semaphores.objects
+        for one in framed:
+            # CRIU writes no image of a kind of which there is nothing.
+            encoder = encoder or encoder_of(open_images.enter_context(out.file(kind_name(kind, out.ns_id))), criu_exact)
+            if isinstance(one, model.Frames):
+                encoder.add_framed(one)
+                count, messages = count + one.objects, messages + one.messages
             else:
-                encoder.add(semaphores)
-                count += 1
-    return count
-
-
-def _framed(objects: Iterable[_T], criu_exact: bool) -> Iterable[_T | model.Frames]:
-    return objects.framed(criu_exact) if isinstance(objects, model.FramedObjects) else objects
+                encoder.add(one)
+                count, messages = count + 1, messages + (one.qnum if isinstance(one, model.MessageQueue) else 0)
+    return count, messages
 
 
 def _write_pages(

@@ -24,11 +24,10 @@ from typing import Any
 
 from . import kinds, libc, var
 from .companion import Companion
-from .errors import KernelError, ObjectError, doing, explain
+from .errors import KernelError, doing, explain
 from .listing import objects
 from .model import NAMES, Variables
-from .notes import Notes, ours, with_room
-from .owners import Owners
+from .notes import Notes, with_room
 from .preset import Preset
 from .selection import Name
 
@@ -49,6 +48,9 @@ _TRIES = 10
 
 class Journal(Notes):
     """An attached journal. Leaving its context lets it go, and does not remove it."""
+
+    KEYS = KEYS
+    WHAT = "a restore"
 
     def __init__(self, shmid: int) -> None:
         """Attach the segment. Raises OSError."""
@@ -267,23 +269,3 @@ def _made(key: int, size: int, not_at: set[int], on_error: contextlib.ExitStack)
             on_error.callback(kinds.discard, "shm", shmid)
             preset.taken()
     raise OSError(errno.EAGAIN, "somebody takes every id")
-
-
-def find(present: Iterable[Name], owners: Owners) -> Journal | None:
-    """The journal that is among the objects of the namespace that the caller is in, attached. Raises OSError.
-
-    That of the caller, of root here, or of root in the user namespace that owns the IPC namespace.
-
-    ObjectError where it makes no sense.
-    """
-    for shmid in ours(present, KEYS, owners):
-        journal = Journal(shmid)
-        try:
-            if journal.is_one:
-                journal.read()
-                return journal
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            journal.close()
-            raise ObjectError(f"{NAMES['shm']} {shmid} is the journal of a restore, but damaged: {error}") from error
-        journal.close()
-    return None

@@ -19,7 +19,6 @@ from . import libc, loops, sysctl, turning
 from .errors import ChangedError, ObjectError, explain
 from .model import Block, Frames, Message, MessageQueue, QueueFacts, StoredMessages
 from .reading import Reading, stat_any
-from .turning import Turner
 
 if TYPE_CHECKING:
     from .create import Creator
@@ -33,7 +32,7 @@ _FRAMING = 12  # bytes of a message in an image beside its text, roughly
 class Queues:
     """The queues of the namespace the caller is in, as far as they are wanted; see model.FramedObjects."""
 
-    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: Turner | None = None) -> None:
+    def __init__(self, undo: contextlib.ExitStack, reading: Reading, turner: turning.Turner | None = None) -> None:
         """undo takes what has to be put back after the last queue. turner turns deep ones; else they are peeked at."""
         self._reading, self._peeker, self._turner = reading, _Peeker(undo), turner
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from . import kinds, libc, sysctl
+from .errors import ObjectError
+from .model import NAMES
 from .owners import Owners
 from .selection import Name
 
@@ -24,6 +26,9 @@ _LIMITS = {"kernel/shmmni": 1 << 15, "kernel/shmmax": (1 << 63) - 1, "kernel/shm
 
 class Notes:
     """An attached segment with notes. Leaving its context lets it go, and does not remove it."""
+
+    KEYS: ClassVar[Collection[int]]  # one of which the segment has
+    WHAT: ClassVar[str]  # it is, for people
 
     def __init__(self, shmid: int) -> None:
         """Attach the segment. Raises OSError."""
@@ -39,6 +44,38 @@ class Notes:
             libc.shmdt(self.address)
             raise
         self.memory = libc.memory(self.address, self.size)
+
+    @property
+    def is_one(self) -> bool:
+        """Is the segment one with such notes?"""
+        raise NotImplementedError
+
+    def read(self) -> None:
+        """Take up what another process has written. Raises ValueError and the like where it makes no sense."""
+        raise NotImplementedError
+
+    @classmethod
+    def find(cls: type[_N], present: Iterable[Name], owners: Owners) -> _N | None:
+        """The notes that are among the objects of the namespace that the caller is in, attached.
+
+        The segment is the caller's, or root's here or in the user namespace that owns the IPC namespace. Raises
+        OSError, and ObjectError where they make no sense.
+        """
+        roots = {0, os.geteuid(), owners.uids.here(0)}
+        for kind, shmid, key in present:
+            if kind == "shm" and key in cls.KEYS and kinds.is_of(kind, shmid, roots):
+                found = cls(shmid)
+                try:
+                    if found.is_one:
+                        found.read()
+                        return found
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                    found.close()
+                    raise ObjectError(
+                        f"{NAMES[kind]} {shmid} is the journal of {cls.WHAT}, but damaged: {error}"
+                    ) from error
+                found.close()
+        return None
 
     def __enter__(self: _N) -> _N:
         return self
@@ -69,12 +106,3 @@ def with_room(make: Callable[[], _T], *, guarded: bool = True) -> _T:
             wide = max(wide, sysctl.read_int(limit))
             raised.enter_context(sysctl.temporarily(limit, wide, guarded=guarded))
         return make()
-
-
-def ours(present: Iterable[Name], keys: Collection[int], owners: Owners) -> Iterator[int]:
-    """The segments with one of these keys, among the objects of the namespace that the caller is in.
-
-    They are the caller's, or root's here or in the user namespace that owns the IPC namespace. Raises OSError.
-    """
-    roots = {0, os.geteuid(), owners.uids.here(0)}
-    return (shmid for kind, shmid, key in present if kind == "shm" and key in keys and kinds.is_of("shm", shmid, roots))

@@ -43,14 +43,14 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
         try:
             with interrupts.deferred():
                 # A turn is completed before anybody goes on who could use the queue.
-                turned, left = None, turn.find(objects("shm"), seen_as)
+                turned, left = None, turn.Turn.find(objects("shm"), seen_as)
                 if left is not None:
                     with left:
                         turned = left.recover(seen_as)
                 from . import freeze  # a dump only asks whether there is something to recover
 
                 thawed = tuple(freeze.thaw_left(target.inode))
-                found = journal.find(objects("shm"), seen_as)
+                found = journal.Journal.find(objects("shm"), seen_as)
                 if found is None:
                     return Recovered(None, 0, thawed, turned) if thawed or turned else None
                 with found:
@@ -65,7 +65,7 @@ def refuse_unfinished(present: Iterable[Name], target: namespace.IpcNamespace, s
     present are its objects.
     """
     present = list(present)
-    for find, does in ((journal.find, "undoes"), (turn.find, "completes")):
+    for find, does in ((journal.Journal.find, "undoes"), (turn.Turn.find, "completes")):
         left = find(present, seen_as)
         if left is not None:
             with left:

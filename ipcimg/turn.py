@@ -29,7 +29,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from . import kinds, libc, loops, preset, sysctl, var
@@ -37,9 +37,8 @@ from .errors import ObjectError, doing
 from .listing import objects
 from .model import NAMES, Permissions, Variables
 from .namespace import own
-from .notes import Notes, ours
+from .notes import Notes
 from .owners import Owners
-from .selection import Name
 
 # Somebody else's segment may have one of them: then the next one is taken.
 KEYS = tuple(0x69707400 + n for n in range(8))
@@ -85,6 +84,9 @@ def _slot(room: int) -> int:
 
 class Turn(Notes):
     """An attached journal of a turn."""
+
+    KEYS = KEYS
+    WHAT = "a turn"
 
     room: int  # bytes of mtext in each slot
     peeked: libc.MessageBuffer
@@ -458,24 +460,6 @@ class Turn(Notes):
         return queue if queue.msg_perm.key == self.facts["key"] else None
 
 
-def find(present: Iterable[Name], owners: Owners) -> Turn | None:
-    """The journal of a turn among the objects of the namespace that the caller is in, attached; see journal.find().
-
-    Raises OSError, and ObjectError where it makes no sense.
-    """
-    for shmid in ours(present, KEYS, owners):
-        turn = Turn(shmid)
-        try:
-            if turn.is_one:
-                turn.read()
-                return turn
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            turn.close()
-            raise ObjectError(f"{NAMES['shm']} {shmid} is the journal of a turn, but damaged: {error}") from error
-        turn.close()
-    return None
-
-
 def put_preset_back(before: Variables) -> None:
     """Arm the preset that the journal took, if there was one. Raises OSError."""
     if before.shm_next_id is not None:
@@ -490,13 +474,13 @@ def complete_before_thaw(owners: Owners) -> None:
 
     Raises an IpcimgError, OSError.
     """
-    found = find(objects("shm"), owners)
+    found = Turn.find(objects("shm"), owners)
     if found is not None:
         begun = found.has_begun
         found.close()
         if begun:  # of another one the guardian knows more
             with own() as here, here.locked(_TO_THAW):
-                found = find(objects("shm"), owners)
+                found = Turn.find(objects("shm"), owners)
                 if found is not None:
                     with found:
                         found.recover(owners)
@@ -508,7 +492,7 @@ def complete_for(before: Variables, owners: Owners) -> None:
     Raises an IpcimgError, OSError.
     """
     with own() as here, here.locked(math.inf):
-        found = find(objects("shm"), owners)
+        found = Turn.find(objects("shm"), owners)
         if found is None:
             var.put_back(before, *_LIMITS)
             return
@@ -524,7 +508,7 @@ def complete_for(before: Variables, owners: Owners) -> None:
 def is_left(owners: Owners) -> bool:
     """Is the journal of a turn in the namespace that the caller is in? One that is damaged is none. Raises OSError."""
     try:
-        found = find(objects("shm"), owners)
+        found = Turn.find(objects("shm"), owners)
     except ObjectError:
         return False
     if found is None:

@@ -19,6 +19,7 @@ import os
 import pathlib
 import pickle
 import pkgutil
+import queue
 import re
 import select
 import signal
@@ -28,8 +29,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Collection
-from typing import NamedTuple, NoReturn, TextIO
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, NoReturn, TextIO, TypeVar
 
 import ipcimg
 from ipcimg.cli import main
@@ -53,6 +55,7 @@ _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_W = TypeVar("_W")
 
 
 class Point(NamedTuple):
@@ -79,6 +82,31 @@ class Outcome(NamedTuple):
 
 
 # ---- for tests -----------------------------------------------------------------------------
+
+
+def at_every(
+    points: list[Point],
+    workers: list[_W],
+    act: Callable[[_W, Point], str],
+    what: str,
+    record: Callable[[str, object], None],
+) -> None:
+    """Act at each point, on all processors; it gives what is wrong, or nothing."""
+    free: queue.SimpleQueue[_W] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def with_worker(point: Point) -> str:
+        worker = free.get()
+        try:
+            return act(worker, point)
+        finally:
+            free.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        wrong = [f"{at}: {why}" for at, why in zip(points, pool.map(with_worker, points), strict=True) if why]
+    record("nothing lost", f"{what}: {len(points)} tried, {len(wrong)} failures")
+    assert not wrong, "\n".join(wrong)
 
 
 class Injector:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +20,7 @@ import ipcimg as library
 from ipcimg import diff, imageset
 
 from . import oracle
-from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point
+from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point, at_every
 from .oracle import Processless
 
 pytestmark = pytest.mark.exhaustive
@@ -155,27 +153,6 @@ def dumped(workers: list[Worker], tmp_path: Path) -> Path:
     outcome = workers[0].injector.run("dump", "--ipc-ns", workers[0].source.path, "-D", tmp_path / "whole")
     assert outcome.status == 0, outcome
     return tmp_path / "whole"
-
-
-def at_every(
-    points: list[Point], workers: list[Worker], act: Callable[[Worker, Point], str], what: str, record: Record
-) -> None:
-    """Act at each point, on all processors; it gives what is wrong, or nothing."""
-    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    for worker in workers:
-        free.put(worker)
-
-    def with_worker(point: Point) -> str:
-        worker = free.get()
-        try:
-            return act(worker, point)
-        finally:
-            free.put(worker)
-
-    with ThreadPoolExecutor(len(workers)) as pool:
-        wrong = [f"{at}: {why}" for at, why in zip(points, pool.map(with_worker, points), strict=True) if why]
-    record("nothing lost", f"{what}: {len(points)} tried, {len(wrong)} failures")
-    assert not wrong, "\n".join(wrong)
 
 
 def unclear(outcome: Outcome) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from ipcimg.turn import Turn
 from ..commands import IPCIMG, ipcimg, refused, run, same
 from ..fidelity import row
 from . import oracle
-from .inject import ALL_KILLED, KILLED, WORKERS, Injector, Point
+from .inject import ALL_KILLED, KILLED, WORKERS, Injector, Point, at_every
 from .oracle import Namespace, Processless, cgroup
 from .test_user_namespace import USER, Mapped
 
@@ -722,27 +720,6 @@ def injectors() -> Iterator[list[Injector]]:
 @pytest.fixture(scope="module")
 def injectors_of_python() -> Iterator[list[Injector]]:
     yield from started('import os; os.environ["IPCIMG_LOOPS"] = "python"' + SETTING)
-
-
-def at_every(
-    points: list[Point], injectors: list[Injector], act: Callable[[Injector, Point], str], what: str, record: Record
-) -> None:
-    """Act at each point, on all processors; it gives what is wrong, or nothing."""
-    free: queue.SimpleQueue[Injector] = queue.SimpleQueue()
-    for one in injectors:
-        free.put(one)
-
-    def with_injector(point: Point) -> str:
-        one = free.get()
-        try:
-            return act(one, point)
-        finally:
-            free.put(one)
-
-    with ThreadPoolExecutor(len(injectors)) as pool:
-        wrong = [f"{at}: {why}" for at, why in zip(points, pool.map(with_injector, points), strict=True) if why]
-    record("nothing lost", f"{what}: {len(points)} tried, {len(wrong)} failures")
-    assert not wrong, "\n".join(wrong)
 
 
 def thinned(points: list[Point]) -> list[Point]:
