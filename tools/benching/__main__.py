@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from ipcimg import interrupts
 
 from .bench import BrokenError, bench
 from .plot import PICTURES, draw
@@ -51,9 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"a table that is to be kept has all rows, in full, and at least {ROUNDS} rounds")
     if os.geteuid() != 0:
         parser.error("needs root, to make namespaces")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     try:
-        with bench() as here:
+        with interrupts.handled(), bench() as here:
             if options.plot is not None:
                 draw(here, options.plot, options.scale)
                 return DONE
@@ -65,8 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenError as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return BROKEN
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except interrupts.Interrupted as error:
+        print(f"tools/bench: {error}", file=sys.stderr)
+        return 128 + error.signum
     print(as_json(rows) if options.json else table(rows))
     if options.write:
         write(rows)

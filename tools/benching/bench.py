@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ipcimg import imageset, libc
+from ipcimg.interrupts import deferred
 from ipcimg.model import Counts
 
 from .content import Content
@@ -62,14 +63,20 @@ def run(*command: str, directory: Path = ROOT, scratch: Path | None = None) -> s
 @contextlib.contextmanager
 def _started(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process whose output is read, for the with block; on any error it is killed, with those that it started."""
-    # In a session of its own, where Ctrl-C does not reach it: it is ended by us.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
-        try:
-            yield process
-        except BaseException:
+
+    def end(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            raise
+
+    with contextlib.ExitStack() as stack:
+        with deferred():  # a signal that comes while it is being started finds it here, to be ended
+            # In a session of its own, where Ctrl-C does not reach it: it is ended by us.
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
+            )
+            stack.push(end)
+        yield process
 
 
 def _expect(what: str, found: Counts, made: Counts) -> None:
