@@ -135,6 +135,7 @@ def test_pages_that_are_not_as_they_were_written(
         line = refused("restore", "-t", target.pid, "-D", directory, *options)
         assert line == f"{pages}: is not as it was written: its digest is another one"
         assert target.do(oracle.everything) == before
+        shutil.rmtree(directory)
     ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", *options)
 
 
