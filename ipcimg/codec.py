@@ -21,25 +21,16 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from . import digest, loops, model
+from . import digest, loops, magics, model
 from .errors import ChangedError, DirectoryError, ImageError, quoted
-from .image import MAX_ENTRY, MAX_PLAIN, Block, ImageFile, Reader, Writer
+from .image import COMMON_MAGIC, MAX_ENTRY, MAX_PLAIN, SERVICE_MAGIC, Block, ImageFile, Reader, Writer
 from .manifest import Consistency, File, Manifest
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
 from .pieces import RUN, Piece, Runs
 
-# The names are crit's, the numbers those of criu/include/magic.h.
-MAGICS = {
-    0x53115007: "IPC_VAR",
-    0x46283044: "IPCNS_SHM",
-    0x55453737: "IPCNS_MSG",
-    0x59573019: "IPCNS_SEM",
-    0x56084025: "PAGEMAP",
-    0x54432030: "IDS",
-    0x58313116: "INVENTORY",
-    0x49504D31: "IPCIMG_MANIFEST",
-}
+_DECODED = ("IPC_VAR", "IPCNS_SHM", "IPCNS_MSG", "IPCNS_SEM", "PAGEMAP", "IDS", "INVENTORY", "IPCIMG_MANIFEST")
+MAGICS = {magic: kind for magic, kind in magics.MAGICS.items() if kind in _DECODED}
 _MAGIC_OF = {name: magic for magic, name in MAGICS.items()}
 
 # What numbers can be, for all who check them.
@@ -78,6 +69,14 @@ _BIG_ENDIAN = sys.byteorder == "big"
 def kind_of(image: ImageFile) -> str:
     """The kind an image says it is, by crit's name. Raises ImageError for none we know."""
     return image.reader().magic(MAGICS)
+
+
+def kind_of_any(image: ImageFile) -> str | None:
+    """The kind of any image of CRIU's or ours, by crit's name; None where it is none. Raises ImageError."""
+    head = bytearray(8)  # an image without entries may have four, in CRIU's first format
+    image.read_into(memoryview(head)[: image.size], 0)
+    first, second = struct.unpack("<II", head)
+    return magics.MAGICS.get(second if first in (COMMON_MAGIC, SERVICE_MAGIC) else first)
 
 
 def _open(image: ImageFile, kind: str) -> Reader:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from . import codec, model
-from .directory import ImageDirectory, kind_name
+from .directory import ImageDirectory
 from .errors import DirectoryError, ObjectError, listed
 from .image import ImageFile
+from .images import Images, kind_name
 
 _O = TypeVar("_O", model.SharedMemory, model.MessageQueue, model.SemaphoreSet)
 
@@ -22,7 +23,7 @@ _COMMON_MAGIC = 2  # the img_version of images that begin with it: of all since 
 _LONGEST = 8192  # bytes of a message that criu restores: MSGMAX in criu/ipc_ns.c
 
 
-def namespace(directory: ImageDirectory, ns_id: int | None = None) -> int | None:
+def namespace(directory: Images, ns_id: int | None = None) -> int | None:
     """The N of the images of the IPC namespace that was dumped; None where the directory is no dump of CRIU's.
 
     ns_id chooses one, should there be several. Raises DirectoryError, ImageError.
@@ -40,7 +41,7 @@ def namespace(directory: ImageDirectory, ns_id: int | None = None) -> int | None
     return told.pop()
 
 
-def namespace_to_replace(directory: ImageDirectory, ns_id: int | None) -> int:
+def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
     """As namespace(), where CRIU's restore is to read what we write. Raises DirectoryError where it would not."""
 
     def refused(why: str) -> DirectoryError:
@@ -110,7 +111,7 @@ class Replacement:
         c = self._contents
         return model.Contents(c.variables, self._segments(), self._queues(), self._semaphores())
 
-    def refuse_unfit(self, directory: ImageDirectory, ns_id: int) -> None:
+    def refuse_unfit(self, directory: Images, ns_id: int) -> None:
         """When all is written: raise ObjectError where criu would not restore it, or misses what it has dumped there.
 
         Its processes have attached segments, and know ids.
@@ -176,7 +177,7 @@ class Replacement:
             yield one
 
 
-def _objects(directory: ImageDirectory, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
+def _objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
     """What CRIU has dumped."""
     decoders: dict[str, Callable[[ImageFile], Iterable[model.Object]]] = {
         "shm": lambda image: codec.decode_segment_entries(image, mmap.PAGESIZE),

@@ -18,68 +18,35 @@ import contextlib
 import fcntl
 import io
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from . import digest
 from .digest import DigestingFile
-from .errors import DirectoryError, ImageError, explain, listed
+from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
+from .images import (
+    COMMIT,
+    Images,
+    is_data_name,
+    kind_name,
+    manifest_name,
+    number_of_pages,
+    number_of_temporary,
+    temporary_name,
+)
 from .interrupts import deferred, held
 from .manifest import File
 from .model import PIECE
 from .progress import NOBODY, Progress
 
-KINDS = ("var", "shm", "msg", "sem")
-_NUMBER = "(0|[1-9][0-9]{0,9})"
-_SET_NAME = re.compile(rf"(?:ipcns-(?:{'|'.join(KINDS)})|ipcimg-manifest)-{_NUMBER}\.img\Z")
-_SEGMENT_NAME = re.compile(rf"(?:pagemap-shmem|pages)-{_NUMBER}\.img\Z")
-_PAGEMAP_NAME = re.compile(r"pagemap-(?:shmem-)?[0-9]+\.img\Z")
-_PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
-_TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
-_IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
+_NEW_COMMIT = "commit.new"  # what COMMIT is before it is whole
 
 # fsync(2) of a small file is a transaction of the file system's journal. Beyond this many files one
 # syncfs(2) is cheaper, although it takes everybody's dirty pages along.
 _FSYNC_AT_MOST = 64
 _BUFFER = 2 * PIECE
-
-
-def kind_name(kind: str, ns_id: int) -> str:
-    """The image of one kind, var, shm, msg or sem, of set ns_id."""
-    return f"ipcns-{kind}-{ns_id}.img"
-
-
-def manifest_name(ns_id: int) -> str:
-    """The manifest of set ns_id."""
-    return f"ipcimg-manifest-{ns_id}.img"
-
-
-def pagemap_name(shmid: int) -> str:
-    """The page map of a segment. CRIU does not put the N of the set into it."""
-    return f"pagemap-shmem-{shmid}.img"
-
-
-def pages_name(pages_id: int) -> str:
-    """The pages that a page map with this pages_id describes."""
-    return f"pages-{pages_id}.img"
-
-
-def is_pagemap_name(name: str) -> bool:
-    """Is it the page map of a segment, of other shared memory, or of a process of CRIU's?"""
-    return _PAGEMAP_NAME.match(name) is not None
-
-
-def is_pages_name(name: str) -> bool:
-    """Does a file of this name hold pages?"""
-    return _PAGES_NAME.match(name) is not None
-
-
-def is_data_name(name: str, ns_id: int) -> bool:
-    """Can a file of this name belong to set ns_id, beside its manifest?"""
-    return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None
 
 
 def _who_could_change(status: os.stat_result) -> str | None:
@@ -91,15 +58,8 @@ def _who_could_change(status: os.stat_result) -> str | None:
     return None
 
 
-_COMMIT, _NEW_COMMIT = "commit", "commit.new"  # inside the temporary directory
-
-
-def _temporary_name(ns_id: int) -> str:
-    return f".ipcimg-{ns_id}.tmp"
-
-
-class ImageDirectory:
-    """An open image directory; path is its name for people."""
+class ImageDirectory(Images):
+    """An open image directory."""
 
     def __init__(self, path: str, *, create: bool = False, wary: bool = False, dir_fd: int | None = None) -> None:
         """Open it; with create make it, mode 0700, where it is missing. Raises DirectoryError.
@@ -125,6 +85,11 @@ class ImageDirectory:
             if getattr(self, "fd", -1) >= 0:
                 os.close(self.fd)
 
+    @property
+    def remedy(self) -> str:
+        """See Images."""
+        return f"; `ipcimg recover -D {self.path}` completes or removes it"
+
     def remove_if_created(self) -> None:
         """Undo what create did, if it did anything and nothing has come into the directory since."""
         if self._created:
@@ -140,17 +105,17 @@ class ImageDirectory:
             raise DirectoryError(f"image directory {self.path}: {explain(error)}") from error
 
     def names(self) -> list[str]:
-        """The names in the directory, sorted. Raises DirectoryError."""
+        """See Images."""
         with self.asked():
             return sorted(os.listdir(self.fd))
 
     def has(self, name: str) -> bool:
-        """Is there anything of that name, be it a dangling symbolic link? Raises DirectoryError."""
+        """See Images."""
         with self.asked():
             return _has(self.fd, name)
 
     def image(self, name: str) -> ImageFile:
-        """Open an image for reading. Raises ImageError, also for a symbolic link."""
+        """See Images."""
         path = os.path.join(self.path, name)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
@@ -180,62 +145,17 @@ class ImageDirectory:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def is_directory(self, name: str) -> bool:
-        """Is there a directory of that name? Raises DirectoryError where there is nothing."""
+        """See Images."""
         with self.asked():
             return stat.S_ISDIR(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode)
 
     def parent(self) -> ImageDirectory:
-        """The image directory that the symbolic link `parent` leads to. Raises DirectoryError."""
+        """See Images."""
         return ImageDirectory(os.path.join(self.path, "parent"), wary=self._wary, dir_fd=self.fd)
-
-    def sets(self) -> list[int]:
-        """The N of each set of images in the directory, finished or not."""
-        return sorted({int(match[1]) for name in self.names() if (match := _SET_NAME.match(name))})
-
-    def the_set(self, ns_id: int | None) -> int:
-        """The set to read: ns_id, or the only one there is. Raises DirectoryError."""
-        sets = self.sets()
-        if not sets:
-            for name in self.names():
-                if match := _TEMPORARY_NAME.match(name):
-                    self.refuse_unfinished(int(match[1]))
-            raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
-        if ns_id is None:
-            if len(sets) > 1:
-                raise DirectoryError(
-                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {listed(sets)}"
-                )
-            return sets[0]
-        if ns_id not in sets:
-            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {listed(sets)}")
-        return ns_id
-
-    def chosen_sets(self, ns_id: int | None) -> list[int]:
-        """Set ns_id alone, or all that there are. Raises DirectoryError where there is none."""
-        sets = self.sets()
-        return sets if ns_id is None and sets else [self.the_set(ns_id)]
-
-    def refuse_unfinished(self, ns_id: int) -> None:
-        """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
-        name = _temporary_name(ns_id)
-        if self.has(name) and not self.is_directory(name):
-            raise DirectoryError(f"image directory {self.path}: {name} is not a directory: no dump has left it")
-        # While it is only being written, a set that was there before is as whole as it was.
-        if self.has(name) and (self.has(f"{name}/{_COMMIT}") or not self.has(manifest_name(ns_id))):
-            raise DirectoryError(
-                f"image directory {self.path}: set {ns_id} is unfinished: {name} is there, so its dump is still "
-                f"running or was killed; `ipcimg recover -D {self.path}` completes or removes it"
-            )
-
-    def ids_images(self) -> Iterator[ImageFile]:
-        """The ids-PID.img of a CRIU dump, if there is one here."""
-        for name in self.names():
-            if _IDS_NAME.match(name):
-                yield self.image(name)
 
     def next_pages_id(self) -> int:
         """The first number that no pages-P.img in the directory reaches."""
-        used = [int(match[1]) for name in self.names() if (match := _PAGES_NAME.match(name))]
+        used = [number for name in self.names() if (number := number_of_pages(name)) is not None]
         return max(used, default=0) + 1
 
 
@@ -363,7 +283,7 @@ def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
     """Lock the image directory and make the temporary one; what dead writers left is completed or removed first."""
     with _writing(directory):
         settle(directory)
-        os.mkdir(_temporary_name(ns_id), 0o700, dir_fd=directory.fd)
+        os.mkdir(temporary_name(ns_id), 0o700, dir_fd=directory.fd)
         return _open_temporary(directory, ns_id)
 
 
@@ -383,7 +303,7 @@ def _writing(directory: ImageDirectory) -> Iterator[None]:
 
 def _open_temporary(directory: ImageDirectory, ns_id: int) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(_temporary_name(ns_id), flags, dir_fd=directory.fd)
+    return os.open(temporary_name(ns_id), flags, dir_fd=directory.fd)
 
 
 def recover(directory: ImageDirectory) -> dict[int, bool]:
@@ -399,13 +319,12 @@ def settle(directory: ImageDirectory) -> dict[int, bool]:
     """Complete or remove what dead writers left: the N of each set, and whether it is complete now. Raises OSError."""
     found = {}
     for name in directory.names():
-        if match := _TEMPORARY_NAME.match(name):
-            ns_id = int(match[1])
+        if (ns_id := number_of_temporary(name)) is not None:
             temporary = _open_temporary(directory, ns_id)
             try:
                 if why := _who_could_change(os.fstat(temporary)):
                     raise DirectoryError(f"image directory {directory.path}: {name} {why}")
-                found[ns_id] = _has(temporary, _COMMIT)
+                found[ns_id] = _has(temporary, COMMIT)
                 if found[ns_id]:
                     _into_place(directory, ns_id, temporary)
                 else:
@@ -422,7 +341,7 @@ def _write_commit(temporary: int, old: Iterable[str]) -> None:
         file.writelines(f"{name}\n" for name in sorted(old))
         file.flush()
         os.fsync(fd)
-    os.rename(_NEW_COMMIT, _COMMIT, src_dir_fd=temporary, dst_dir_fd=temporary)
+    os.rename(_NEW_COMMIT, COMMIT, src_dir_fd=temporary, dst_dir_fd=temporary)
     os.fsync(temporary)
 
 
@@ -434,7 +353,7 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     that anybody takes for one.
     """
     manifest, variables = manifest_name(ns_id), kind_name("var", ns_id)
-    with open(os.open(_COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
+    with open(os.open(COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
         old = [name for name in file.read().splitlines() if is_data_name(name, ns_id)]
 
     def gone(name: str) -> None:
@@ -473,7 +392,7 @@ def _has(directory: int, name: str) -> bool:
 
 def _remove_temporary(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     _clear(temporary)
-    os.rmdir(_temporary_name(ns_id), dir_fd=directory.fd)
+    os.rmdir(temporary_name(ns_id), dir_fd=directory.fd)
 
 
 def _clear(temporary: int) -> None:

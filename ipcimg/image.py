@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from . import digest
 from .errors import ImageError, IpcimgError, explain
@@ -23,6 +23,7 @@ from .interrupts import held
 from .progress import NOBODY, Progress
 
 COMMON_MAGIC = 0x54564319  # of every v1.1 image of an object; inventory.img has none
+SERVICE_MAGIC = 0x55105940  # what stands in its place in an image about the dump itself: stats, irmap-cache
 # Bytes of an entry. What is decoded takes more memory than it has bytes, so only what has to be large may be.
 MAX_ENTRY = 16 << 20  # that holds a list; the largest we write is a set of 3 million semaphores with their pids
 MAX_PLAIN = 64 << 10  # of all others; none has 200 bytes
@@ -31,8 +32,17 @@ _U32 = struct.Struct("<I")
 _BLOCK = 1 << 20  # bytes digested at a time
 
 
+class Bytes(Protocol):
+    """Bytes that can be read at any place."""
+
+    def read_some(self, view: memoryview, offset: int, /) -> int:
+        """See ImageFile."""
+
+
 class ImageFile:
     """An image opened for reading, from which any number of readers read at their own places."""
+
+    fd = -1  # where it is no file of its own
 
     def __init__(self, fd: int, path: str) -> None:
         """Takes over fd. Raises ImageError where it is not a regular file."""
@@ -54,6 +64,10 @@ class ImageFile:
         """A reader that begins offset bytes into the file."""
         return Reader(self, offset)
 
+    def file(self, offset: int = 0) -> io.BufferedReader:
+        """The image as one of Python's files, at offset, with a position of its own. Reading raises ImageError."""
+        return io.BufferedReader(_At(self, offset), Reader.BUFFER)
+
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill view from offset on. Raises ImageError where the file ends before, or cannot be read."""
         done = 0
@@ -74,12 +88,24 @@ class ImageFile:
             progress.done(len(view))
         return found.digest()
 
-    def read_some(self, view: bytearray | memoryview, offset: int) -> int:
+    def read_some(self, view: memoryview, offset: int) -> int:
         """Read from offset on what comes at once, and give its length: 0 at the end. Raises ImageError."""
         try:
             return os.preadv(self.fd, [view], offset)
         except OSError as error:
             raise ImageError(self.path, offset, explain(error)) from error
+
+
+class ImagePart(ImageFile):
+    """An image that is a part of something else, such as a member of an archive."""
+
+    def __init__(self, whole: Bytes, start: int, size: int, path: str) -> None:
+        """size bytes of the whole from start on."""
+        self._whole, self._start, self.size, self.path = whole, start, size, path
+
+    def read_some(self, view: memoryview, offset: int) -> int:
+        """See ImageFile."""
+        return self._whole.read_some(view[: max(self.size - offset, 0)], self._start + offset)
 
 
 class _At(io.RawIOBase):
@@ -99,7 +125,7 @@ class _At(io.RawIOBase):
         self._offset = base + offset
         return self._offset
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         n = self._image.read_some(buffer, self._offset)
         self._offset += n
         return n
@@ -112,7 +138,7 @@ class Reader:
 
     def __init__(self, image: ImageFile, offset: int) -> None:
         self.image, self.offset = image, offset
-        self._file = io.BufferedReader(_At(image, offset), self.BUFFER)
+        self._file = image.file(offset)
 
     def magic(self, kinds: Mapping[int, str]) -> str:
         """Read the header and give the kind it stands for. Raises ImageError for one not in kinds."""

@@ -12,22 +12,20 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from . import codec, criudump, digest, manifest, model
-from .directory import (
+from .directory import ImageDirectory, NewSet, new_set, recover
+from .errors import DirectoryError, ImageError, quoted
+from .image import ImageFile
+from .images import (
     KINDS,
-    ImageDirectory,
-    NewSet,
+    Images,
     is_data_name,
     is_pagemap_name,
     is_pages_name,
     kind_name,
     manifest_name,
-    new_set,
     pagemap_name,
     pages_name,
-    recover,
 )
-from .errors import DirectoryError, ImageError, quoted
-from .image import ImageFile
 from .interrupts import deferred
 from .pieces import Piece, Prepare, Runs, ahead, one_by_one, prepared, rooms
 from .pieces import of as pieces_of
@@ -48,7 +46,7 @@ _PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for
 class ImageSet:
     """One set of images, opened. Only the manifest and the variables are read at once."""
 
-    def __init__(self, directory: ImageDirectory, ns_id: int) -> None:
+    def __init__(self, directory: Images, ns_id: int) -> None:
         """Raises DirectoryError or ImageError where the set is unfinished or not whole."""
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
@@ -185,7 +183,7 @@ def _expect_digest(image: ImageFile, file: manifest.File, found: bytes) -> None:
         raise ImageError(image.path, None, "is not as it was written: its digest is another one")
 
 
-def _manifest(directory: ImageDirectory, ns_id: int) -> manifest.Manifest | None:
+def _manifest(directory: Images, ns_id: int) -> manifest.Manifest | None:
     name = manifest_name(ns_id)
     if not directory.has(name):
         return None
@@ -219,7 +217,7 @@ class _Stored:
     """The data of a segment whose pages are in files of their own, each time found anew."""
 
     def __init__(
-        self, directory: ImageDirectory, shmid: int, end: int, page_size: int, written: manifest.Manifest | None
+        self, directory: Images, shmid: int, end: int, page_size: int, written: manifest.Manifest | None
     ) -> None:
         self._directory, self._shmid, self._end, self._page_size = directory, shmid, end, page_size
         self._written = written
@@ -293,7 +291,7 @@ class _Stored:
 
 
 def _extents(
-    directory: ImageDirectory,
+    directory: Images,
     shmid: int,
     end: int,
     page_size: int,
@@ -533,7 +531,7 @@ def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bo
     return files
 
 
-def _refuse_to_share(directory: ImageDirectory, files: set[str]) -> None:
+def _refuse_to_share(directory: Images, files: set[str]) -> None:
     """Raise DirectoryError where a page map that stays has its pages in one of the files, which are to go."""
     for name in directory.names():
         if name not in files and is_pagemap_name(name):
@@ -543,7 +541,7 @@ def _refuse_to_share(directory: ImageDirectory, files: set[str]) -> None:
                 raise ImageError(path, None, f"has its pages in {pages_name(pages_id)}, which is to be replaced")
 
 
-def _files_of(directory: ImageDirectory, ns_id: int, *, whole: bool) -> set[str]:
+def _files_of(directory: Images, ns_id: int, *, whole: bool) -> set[str]:
     """The names of the files of set ns_id, ours or CRIU's, as far as they are there.
 
     Which segments and pages belong to it is told by its images alone: a manifest may list anything. whole demands the

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import codec, describe, imageset, model
-from .directory import KINDS, ImageDirectory, kind_name, manifest_name, pagemap_name
+from .directory import ImageDirectory
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
+from .images import KINDS, kind_name, manifest_name, pagemap_name
 from .manifest import Consistency, Manifest
 
 _BLOCK = 4096  # rows that are aligned to each other

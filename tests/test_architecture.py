@@ -22,7 +22,7 @@ KERNEL = {
     *("notes", "journal", "turn", "turning"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
-IMAGES = {"image", "codec", "manifest", "directory", "criudump", "imageset"}
+IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "criudump", "imageset"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "__init__"}
 
@@ -82,7 +82,22 @@ def test_every_module_has_its_side() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["image", "digest", "codec", "manifest", "model", "selection", "errors", "describe", "diff", *sorted(JSON)],
+    [
+        "image",
+        "images",
+        "magics",
+        "archive",
+        "spool",
+        "digest",
+        "codec",
+        "manifest",
+        "model",
+        "selection",
+        "errors",
+        "describe",
+        "diff",
+        *sorted(JSON),
+    ],
 )
 def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
@@ -146,7 +161,7 @@ FOR_ALL = {
     "progress",
     "selection",
 }
-FOR_IMAGES = {"codec", "criudump", "directory", "image", "imageset", "manifest"}
+FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),

@@ -1,0 +1,149 @@
+"""A place with named images, wherever it is: which sets of images are in it, and which files make one up."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from .errors import DirectoryError, listed
+from .image import ImageFile
+
+KINDS = ("var", "shm", "msg", "sem")
+_NUMBER = "(0|[1-9][0-9]{0,9})"
+_SET_NAME = re.compile(rf"(?:ipcns-(?:{'|'.join(KINDS)})|ipcimg-manifest)-{_NUMBER}\.img\Z")
+_SEGMENT_NAME = re.compile(rf"(?:pagemap-shmem|pages)-{_NUMBER}\.img\Z")
+_PAGEMAP_NAME = re.compile(r"pagemap-(?:shmem-)?[0-9]+\.img\Z")
+_PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
+_TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
+_IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
+
+COMMIT = "commit"  # inside the temporary directory of a set; see directory.py
+
+
+def kind_name(kind: str, ns_id: int) -> str:
+    """The image of one kind, var, shm, msg or sem, of set ns_id."""
+    return f"ipcns-{kind}-{ns_id}.img"
+
+
+def manifest_name(ns_id: int) -> str:
+    """The manifest of set ns_id."""
+    return f"ipcimg-manifest-{ns_id}.img"
+
+
+def pagemap_name(shmid: int) -> str:
+    """The page map of a segment. CRIU does not put the N of the set into it."""
+    return f"pagemap-shmem-{shmid}.img"
+
+
+def pages_name(pages_id: int) -> str:
+    """The pages that a page map with this pages_id describes."""
+    return f"pages-{pages_id}.img"
+
+
+def is_pagemap_name(name: str) -> bool:
+    """Is it the page map of a segment, of other shared memory, or of a process of CRIU's?"""
+    return _PAGEMAP_NAME.match(name) is not None
+
+
+def is_pages_name(name: str) -> bool:
+    """Does a file of this name hold pages?"""
+    return number_of_pages(name) is not None
+
+
+def is_data_name(name: str, ns_id: int) -> bool:
+    """Can a file of this name belong to set ns_id, beside its manifest?"""
+    return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None
+
+
+def temporary_name(ns_id: int) -> str:
+    """The directory in which set ns_id is written."""
+    return f".ipcimg-{ns_id}.tmp"
+
+
+def number_of_temporary(name: str) -> int | None:
+    """The N of the set that is written in a directory of this name; None where it is none of these."""
+    match = _TEMPORARY_NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def number_of_pages(name: str) -> int | None:
+    """The pages_id of a file with pages; None where it is none."""
+    match = _PAGES_NAME.match(name)
+    return int(match[1]) if match else None
+
+
+class Images(ABC):
+    """Images by their names; path is the name of the place for people."""
+
+    path: str
+
+    @property
+    def remedy(self) -> str:
+        """What there is to be done about an unfinished set: the end of a line."""
+        return ""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of all that there is, sorted. Raises DirectoryError."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Is there anything of that name, be it a dangling symbolic link? Raises DirectoryError."""
+
+    @abstractmethod
+    def image(self, name: str) -> ImageFile:
+        """Open an image for reading. Raises ImageError, also for a symbolic link."""
+
+    @abstractmethod
+    def is_directory(self, name: str) -> bool:
+        """Is there a directory of that name? Raises DirectoryError where there is nothing."""
+
+    @abstractmethod
+    def parent(self) -> Images:
+        """The images that the symbolic link `parent` leads to. Raises DirectoryError."""
+
+    def sets(self) -> list[int]:
+        """The N of each set of images in the directory, finished or not."""
+        return sorted({int(match[1]) for name in self.names() if (match := _SET_NAME.match(name))})
+
+    def the_set(self, ns_id: int | None) -> int:
+        """The set to read: ns_id, or the only one there is. Raises DirectoryError."""
+        sets = self.sets()
+        if not sets:
+            for name in self.names():
+                if (unfinished := number_of_temporary(name)) is not None:
+                    self.refuse_unfinished(unfinished)
+            raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
+        if ns_id is None:
+            if len(sets) > 1:
+                raise DirectoryError(
+                    f"image directory {self.path}: {len(sets)} sets in it; choose one by --ns-id: {listed(sets)}"
+                )
+            return sets[0]
+        if ns_id not in sets:
+            raise DirectoryError(f"image directory {self.path}: no set {ns_id} in it, only {listed(sets)}")
+        return ns_id
+
+    def chosen_sets(self, ns_id: int | None) -> list[int]:
+        """Set ns_id alone, or all that there are. Raises DirectoryError where there is none."""
+        sets = self.sets()
+        return sets if ns_id is None and sets else [self.the_set(ns_id)]
+
+    def refuse_unfinished(self, ns_id: int) -> None:
+        """Raise DirectoryError where set ns_id is still being written, or its writer has died."""
+        name = temporary_name(ns_id)
+        if self.has(name) and not self.is_directory(name):
+            raise DirectoryError(f"image directory {self.path}: {name} is not a directory: no dump has left it")
+        # While it is only being written, a set that was there before is as whole as it was.
+        if self.has(name) and (self.has(f"{name}/{COMMIT}") or not self.has(manifest_name(ns_id))):
+            raise DirectoryError(
+                f"image directory {self.path}: set {ns_id} is unfinished: {name} is there, so its dump is still "
+                f"running or was killed{self.remedy}"
+            )
+
+    def ids_images(self) -> Iterator[ImageFile]:
+        """The ids-PID.img of a CRIU dump, if there is one here."""
+        for name in self.names():
+            if _IDS_NAME.match(name):
+                yield self.image(name)
