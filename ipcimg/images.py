@@ -41,6 +41,11 @@ def pages_name(pages_id: int) -> str:
     return f"pages-{pages_id}.img"
 
 
+def is_set_name(name: str) -> bool:
+    """Does an image of this name tell that there is a set? The files of segments do not."""
+    return _SET_NAME.match(name) is not None
+
+
 def is_pagemap_name(name: str) -> bool:
     """Is it the page map of a segment, of other shared memory, or of a process of CRIU's?"""
     return _PAGEMAP_NAME.match(name) is not None

@@ -22,7 +22,7 @@ KERNEL = {
     *("notes", "journal", "turn", "turning"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
-IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "criudump", "imageset"}
+IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "__init__"}
 
@@ -132,6 +132,10 @@ def test_model_knows_nobody() -> None:
         ("google", {"codec"}),
         ("argparse", {"cli"}),
         ("xxhash", {"digest"}),
+        ("tarfile", {"archive"}),
+        ("gzip", {"archive"}),
+        ("backports", {"archive"}),
+        ("compression", {"archive"}),
         ("tqdm", {"progress"}),
     ],
 )
@@ -139,10 +143,10 @@ def test_one_module_knows(package: str, only: set[str]) -> None:
     assert {module for module in MODULES if package in packages(module)} == only
 
 
-def test_nothing_but_protobuf_tqdm_and_xxhash_is_needed() -> None:
+def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
     for module in MODULES:
         others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__"}
-        assert others <= {"google", "tqdm", "xxhash"}, module
+        assert others <= {"google", "tqdm", "xxhash", "backports", "compression"}, module
 
 
 # ---- starting ------------------------------------------------------------------------------
@@ -167,7 +171,10 @@ FOR_THE_KERNEL = {
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
 }
 # What takes long to read, and is needed for what few commands do, late if at all.
-LATE = {"concurrent", "hashlib", "json", "logging", "platform", "shutil", "subprocess", "tempfile", "tqdm", "urllib"}
+LATE = {
+    *("backports", "compression", "concurrent", "gzip", "hashlib", "json", "logging", "platform", "shutil"),
+    *("subprocess", "tarfile", "tempfile", "tqdm", "urllib"),
+}
 
 
 @pytest.mark.parametrize(
