@@ -34,6 +34,7 @@ _USTAR, _USTAR_AT = b"ustar", 257  # pax and GNU tar; what is older than both ha
 
 # Bytes of all headers of one member. tarfile takes them into memory, and searches them in quadratic time.
 _LONGEST_HEADER = 64 << 10
+_FARTHEST = 1 << 62  # bytes; there is no larger file
 _GLOBAL = 64  # records in force for all members
 _NOTED, _NOTED_OF_EACH = 64 << 20, 300  # bytes of memory, about, for what is noted of the images; and beside the names
 _SMALL, _SMALL_IN_ALL = 16 << 10, 8 << 20  # bytes of images that are kept, of one and of all
@@ -170,6 +171,10 @@ class _Archive:
                 self._note(info, directory, name)
 
     def _note(self, info: tarfile.TarInfo, directory: str, name: str) -> None:
+        if number_of_temporary(posixpath.basename(directory)) is not None:
+            # It may have no member of its own, and has to be seen.
+            above, temporary = posixpath.split(directory)
+            self.directories.setdefault(above, {}).setdefault(temporary, _DIRECTORY)
         self._to_note -= _NOTED_OF_EACH + len(info.name) + len(info.linkname)
         if self._to_note < 0:
             raise self._error(info.offset, "more images in the archive than there may be")
@@ -235,11 +240,13 @@ class _Archive:
         if tar.offset <= before or info.size < 0:
             raise self._error(info.offset, f"{name} ends before it begins")
         padded = info.size + -info.size % tarfile.BLOCKSIZE
-        if info.isreg() and info.sparse is None and info.offset_data + padded != tar.offset:
+        declared = info.pax_headers.get("size", str(info.size))  # which tarfile takes for 0 if it is no number
+        ambiguous = info.offset_data + padded != tar.offset or declared != str(info.size)
+        if info.isreg() and info.sparse is None and ambiguous:
             raise self._error(info.offset, f"{name} has two sizes")
         if len(tar.pax_headers) > _GLOBAL:
             raise self._error(info.offset, f"more than {_GLOBAL} records for all members")
-        if not self._whole.read_some(memoryview(bytearray(1)), tar.offset - 1):
+        if tar.offset > _FARTHEST or not self._whole.read_some(memoryview(bytearray(1)), tar.offset - 1):
             raise self._error(info.offset, f"{name} claims {info.size} bytes, and the archive ends before them")
 
     def _expect_end(self, at: int) -> None:
@@ -347,10 +354,10 @@ def _compression(head: bytes) -> Compression | None:
 
 
 class _Place:
-    """Where reading can go on: in front of the next-th block."""
+    """Where reading can go on: behind a block, which is the last that was read there."""
 
     def __init__(self, unpacker: _Unpacker) -> None:
-        self.unpacker, self.next = unpacker, 0
+        self.unpacker, self.number, self.block = unpacker, -1, b""
 
 
 class Unpacked:
@@ -391,29 +398,30 @@ class Unpacked:
 
     def _read(self, number: int) -> bytes:
         """Go to a block from the nearest place before it, or from the beginning; b"" where there is no such block."""
-        place = max((place for place in self._places if place.next <= number), key=lambda one: one.next, default=None)
-        if place is None:
+        before = [place for place in self._places if place.number <= number]
+        if before:
+            place = max(before, key=lambda place: place.number)
+            self._places.remove(place)  # who is interrupted leaves it nowhere
+        else:
             if len(self._places) == self.PLACES:
                 del self._places[0]
             place = _Place(self._compression.unpacker(self._packed.file()))
             self.begun += 1
-        else:
-            self._places.remove(place)  # who is interrupted leaves it nowhere
-        while True:
-            try:
-                block = place.unpacker.read(self.BLOCK)
-            except self._compression.errors as error:
-                why = (
-                    f"compressed data are broken, {place.next * self.BLOCK} bytes into what is in them: {_line(error)}"
-                )
-                raise ImageError(self._packed.path, None, why) from error
-            place.next += 1
-            if len(block) < self.BLOCK:
-                self._end = place.next - 1
-                return block if number == self._end else b""
-            if place.next > number:
-                self._places.append(place)
-                return block
+        while place.number < number and place.number != self._end:
+            self._go_on(place)
+        self._places.append(place)
+        return place.block if place.number == number else b""
+
+    def _go_on(self, place: _Place) -> None:
+        try:
+            place.block = place.unpacker.read(self.BLOCK)
+        except self._compression.errors as error:
+            done = (place.number + 1) * self.BLOCK
+            why = f"compressed data are broken, {done} bytes into what is in them: {_line(error)}"
+            raise ImageError(self._packed.path, None, why) from error
+        place.number += 1
+        if len(place.block) < self.BLOCK:
+            self._end = place.number
 
 
 def _line(error: Exception) -> str:
