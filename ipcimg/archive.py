@@ -15,6 +15,7 @@ import contextlib
 import io
 import os
 import posixpath
+import re
 import sys
 import tarfile
 import threading
@@ -32,8 +33,8 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"  # of a zstd frame without data, behind a byte 0x50 to 0x5f: pzstd begins with one
 _USTAR, _USTAR_AT = b"ustar", 257  # pax and GNU tar; what is older than both has no magic
 
-# Bytes of all headers of one member. tarfile takes them into memory, and searches them in quadratic time.
-_LONGEST_HEADER = 64 << 10
+_LONGEST_HEADER = 64 << 10  # bytes of all headers of one member, which tarfile takes into memory
+_LONGEST_NUMBER = re.compile(rb"[0-9]{256}")  # not even in a name; tarfile takes quadratic time for it
 _FARTHEST = 1 << 62  # bytes; there is no larger file
 _GLOBAL = 64  # records in force for all members
 _NOTED, _NOTED_OF_EACH = 64 << 20, 300  # bytes of memory, about, for what is noted of the images; and beside the names
@@ -304,6 +305,8 @@ class _Headers(io.RawIOBase):
         data, done = bytearray(size), 0
         while done < size and (n := self._whole.read_some(memoryview(data)[done:], self._at)):
             self._at, done = self._at + n, done + n
+        if _LONGEST_NUMBER.search(data):
+            raise ImageError(self._path, self._at - done, "the header of a member has a number of 256 digits in it")
         return bytes(data[:done])
 
 
