@@ -85,7 +85,7 @@ class ArchiveDirectory(Images):
 
     def image(self, name: str) -> ImageFile:
         """See Images."""
-        path, member = os.path.join(self.path, name), self._member(name)
+        path, member = os.path.join(self.path, printable(name)), self._member(name)
         if member is None:
             raise ImageError(path, None, "No such file or directory")
         if member.why_not is not None:
@@ -134,16 +134,23 @@ def _is_image(name: str) -> bool:
 # ---- what is in an archive -----------------------------------------------------------------
 
 
-class _Nothing:
+class _Kept:
+    """A small image in memory."""
+
+    def __init__(self, data: bytes | bytearray = b"") -> None:
+        self._data = data
+
     def read_some(self, view: memoryview, offset: int) -> int:
         """See ImageFile."""
-        return 0
+        part = self._data[offset : offset + len(view)]
+        view[: len(part)] = part
+        return len(part)
 
 
 class _Member(NamedTuple):
     """What is noted of a member: the image is size bytes of the whole from start on."""
 
-    whole: Bytes = _Nothing()
+    whole: Bytes = _Kept()
     start: int = 0
     size: int = 0
     why_not: str | None = None  # it cannot be read as an image
@@ -191,7 +198,7 @@ class _Archive:
         """The path of a member in the archive; "" for the top. Raises ImageError where it leads out of it."""
         parts = info.name.split("/")
         if info.name.startswith("/") or ".." in parts:
-            raise self._error(info.offset, f"member {quoted(info.name)} leads out of the archive")
+            raise self._error(info.offset, f"member {quoted(info.name)} leads out of its directory")
         return "/".join(part for part in parts if part not in ("", "."))
 
     def _member(self, info: tarfile.TarInfo) -> _Member:
@@ -268,19 +275,6 @@ def _matters(directory: str, name: str) -> bool:
     if name == COMMIT:
         return number_of_temporary(posixpath.basename(directory)) is not None
     return _is_image(name) or name == "parent" or number_of_temporary(name) is not None
-
-
-class _Kept:
-    """A small image in memory."""
-
-    def __init__(self, data: bytearray) -> None:
-        self._data = data
-
-    def read_some(self, view: memoryview, offset: int) -> int:
-        """See ImageFile."""
-        part = self._data[offset : offset + len(view)]
-        view[: len(part)] = part
-        return len(part)
 
 
 class _Headers(io.RawIOBase):

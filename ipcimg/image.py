@@ -125,8 +125,8 @@ class _At(io.RawIOBase):
         self._offset = base + offset
         return self._offset
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        n = self._image.read_some(buffer, self._offset)
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        n = self._image.read_some(memoryview(buffer), self._offset)
         self._offset += n
         return n
 

@@ -357,7 +357,7 @@ def refused(image: ImageFile, why: str) -> None:
 
 @pytest.mark.parametrize("name", ["/checkpoint/ipcns-var-1.img", "../ipcns-var-1.img", "a/../b", "a/.."])
 def test_names_that_lead_out(name: str, opened: Open) -> None:
-    refused(opened(tar([("ipcns-var-1.img", VAR), (name, b"")])), r"byte 1024: member '.*' leads out of the archive$")
+    refused(opened(tar([("ipcns-var-1.img", VAR), (name, b"")])), r"byte 1024: member '.*' leads out of its directory$")
 
 
 @pytest.mark.parametrize("second", ["c/ipcns-var-1.img", "./c/ipcns-var-1.img", "c//./ipcns-var-1.img"])

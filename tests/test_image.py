@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from ipcimg.errors import ImageError, IpcimgError
-from ipcimg.image import MAX_ENTRY, MAX_PLAIN, ImageFile, Reader, Writer
+from ipcimg.image import MAX_ENTRY, MAX_PLAIN, ImageFile, ImagePart, Reader, Writer
 from tests import wire
 
 KINDS = {wire.MSG: "IPCNS_MSG", wire.SEM: "IPCNS_SEM"}
@@ -207,6 +207,23 @@ def test_a_file_that_cannot_be_read(opened: Open, monkeypatch: pytest.MonkeyPatc
         image.reader().magic({})
     with pytest.raises(ImageError, match=r"x\.img, byte 1: Input/output error$"):
         image.read_into(memoryview(bytearray(2)), 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 12, 13])
+def test_a_part_of_an_image(size: int, opened: Open) -> None:
+    """What is before it and behind it is not of it."""
+    data = wire.entry(b"12345678")
+    part = ImagePart(opened(b"before" + data + b"behind").image, 6, size, "part.img")
+    room = bytearray(100)
+    assert part.read_some(memoryview(room), 0) == size
+    assert part.read_some(memoryview(room), size + 1) == 0
+    assert part.file().read() == (data + b"b")[:size]
+    with pytest.raises(ImageError, match=rf"^part\.img, byte {size}: ends 1 bytes too early$"):
+        part.read_into(memoryview(bytearray(size + 1)), 0)
+    if size == 12:
+        reader = part.reader()
+        assert reader.entry("it") == b"12345678"
+        assert reader.entry("it") is None
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "fifo"])
