@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import concurrent.futures
 import gzip
 import io
 import os
@@ -552,6 +553,24 @@ def test_reading_at_any_place(packed: str, opened: Open) -> None:
     assert whole.read_some(memoryview(bytearray(1)), 1 << 62) == 0
 
 
+def test_several_threads(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of segments are read by threads, of two sets of one archive at once."""
+    monkeypatch.setattr(Unpacked, "BLOCKS", 2)
+    data = random.Random(8).randbytes(4 * Unpacked.BLOCK)
+    whole = Unpacked(opened(zstd.compress(data)), archive._zstd())
+
+    def read(seed: int) -> bool:
+        rnd, room = random.Random(seed), bytearray(100)
+        for _ in range(200):
+            offset = rnd.randrange(len(data))
+            if room[: (n := whole.read_some(memoryview(room), offset))] != data[offset : offset + n]:
+                return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read, range(8)))
+
+
 @pytest.mark.parametrize("packed", ["tar.gz", "tar.zst"])
 def test_large_images_are_read_forward(
     packed: str, opened: Open, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -627,6 +646,22 @@ def test_memory_and_time(packed: str, tmp_path: pathlib.Path) -> None:
     finally:
         tracemalloc.stop()
     assert whole.begun <= 5
+    # What zlib and zstd take is not Python's, and seen from outside alone.
+    done = subprocess.run([sys.executable, "-c", CHECK, path], capture_output=True, text=True, check=True)
+    messages, peak = map(int, done.stdout.split())
+    assert (messages, peak < 128 << 10) == (large.messages, True), f"{peak} KiB"
+
+
+CHECK = """
+import os, re, sys
+from ipcimg import archive, image, imageset
+[directory] = archive.directories(image.ImageFile(os.open(sys.argv[1], os.O_RDONLY), "x.tar"))
+found = imageset.ImageSet(directory, 1)
+for queue in found.contents.queues:
+    for message in queue.messages:
+        pass
+print(found.check().messages, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
 
 
 def test_a_bomb(opened: Open) -> None:
