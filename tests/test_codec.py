@@ -816,3 +816,24 @@ def test_ids_refused(image: OpenImage, data: bytes) -> None:
 )
 def test_kind(image: OpenImage, header: bytes, kind: str) -> None:
     assert codec.kind_of(image(header)) == kind
+    assert codec.kind_of_any(image(header)) == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (wire.u32(wire.COMMON, 0x55053847) + b"entries", "CORE"),
+        (wire.u32(0x50273030), "PSTREE"),  # of CRIU's first format, without entries
+        (wire.u32(0x55105940, 0x57093306), "STATS"),
+        (wire.u32(0x55105940, 0x57004059), "IRMAP_CACHE"),
+        (b"", None),
+        (wire.u32(wire.COMMON), None),
+        (wire.u32(wire.COMMON, wire.VAR)[:7], None),
+        (wire.u32(wire.VAR)[:3], None),
+        (wire.u32(wire.COMMON, wire.COMMON, wire.VAR), None),
+        (bytes(4096), None),
+        (b"#!/bin/sh\n", None),
+    ],
+)
+def test_kind_of_any(image: OpenImage, data: bytes, kind: str | None) -> None:
+    assert codec.kind_of_any(image(data)) == kind
