@@ -327,11 +327,13 @@ static PyObject *scan(PyObject *self, PyObject *args)
         struct span next = from;
         struct message message;
         stop = get_head(&next, &message);
-        uint64_t padded = message.size + padding(message.size);
-        if (!stop && padded > (uint64_t)(left - (next.at - start)))
-            stop = ODD;
         if (stop)
             break;
+        uint64_t padded = message.size + padding(message.size);
+        if (padded > (uint64_t)(left - (next.at - start))) {
+            stop = ODD;
+            break;
+        }
         bytes += message.size;
         longest = message.size > longest ? message.size : longest;
         if (padded > (uint64_t)(next.end - next.at)) { /* the next head is behind the block */
@@ -345,6 +347,34 @@ static PyObject *scan(PyObject *self, PyObject *args)
     }
     Py_END_ALLOW_THREADS
     return Py_BuildValue("nnKKi", n, at + (Py_ssize_t)(from.at - start), bytes, longest, stop);
+}
+
+/* Each message as three numbers: its type, the place of its text in the block, its size. */
+static PyObject *read_messages(PyObject *self, PyObject *args)
+{
+    PyObject *block, *out;
+    Py_ssize_t at, end, count, n = 0;
+    struct span from;
+    int stop = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!nnnO!", &PyByteArray_Type, &block, &at, &end, &count, &PyByteArray_Type, &out) ||
+        !span_of(block, at, end, &from))
+        return NULL;
+    const byte *start = from.at - at;
+    uint64_t *numbers = (uint64_t *)PyByteArray_AsString(out);
+    const Py_ssize_t room = PyByteArray_Size(out) / (3 * sizeof *numbers);
+    Py_BEGIN_ALLOW_THREADS
+    for (; n < count; n++) {
+        struct message message;
+        stop = n == room ? FULL : get_message(&from, &message);
+        if (stop)
+            break;
+        numbers[3 * n] = message.mtype;
+        numbers[3 * n + 1] = message.text - start;
+        numbers[3 * n + 2] = message.size;
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nni", n, (Py_ssize_t)(from.at - start), stop);
 }
 
 /* ---- objects out of a namespace ---------------------------------------------------------------------------------- */
@@ -1234,6 +1264,7 @@ static PyMethodDef methods[] = {
     {"peek", peek, METH_VARARGS, NULL},
     {"send", send, METH_VARARGS, NULL},
     {"scan", scan, METH_VARARGS, NULL},
+    {"read_messages", read_messages, METH_VARARGS, NULL},
     {"ids", ids, METH_O, NULL},
     {"dump_queues", dump_queues, METH_VARARGS, NULL},
     {"dump_sets", dump_sets, METH_VARARGS, NULL},

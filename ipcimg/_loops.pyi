@@ -11,6 +11,10 @@ def send(msqid: int, block: bytearray, at: int, end: int, count: int, /) -> tupl
 # the longest, why
 def scan(block: bytearray, at: int, end: int, left: int, count: int, /) -> tuple[int, int, int, int, int]: ...
 
+# → messages read, place of the next one, why; out has three 8-byte numbers of each: its type, the place of its text in
+# the block, its size
+def read_messages(block: bytearray, at: int, end: int, count: int, out: bytearray, /) -> tuple[int, int, int]: ...
+
 # text of /proc/sysvipc/… → the ids
 def ids(text: bytes, /) -> bytes: ...
 

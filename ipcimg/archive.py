@@ -173,8 +173,11 @@ class _Archive:
         if compression is not None:
             self._whole, self._to_keep = Unpacked(image, compression), _SMALL_IN_ALL
             self._scanned_path = f"{image.path}, unpacked"  # which the offsets are of
+        self._no_directories: set[str] = set()  # paths of members that are something else
         for info in self._scanned():
             directory, name = posixpath.split(self._path_of(info))
+            if not info.isdir():
+                self._expect_no_directory(info, posixpath.join(directory, name))
             if _matters(directory, name):
                 self._note(info, directory, name)
 
@@ -183,13 +186,35 @@ class _Archive:
             # It may have no member of its own, and has to be seen.
             above, temporary = posixpath.split(directory)
             self.directories.setdefault(above, {}).setdefault(temporary, _DIRECTORY)
-        self._to_note -= _NOTED_OF_EACH + len(info.name) + len(info.linkname)
-        if self._to_note < 0:
-            raise self._error(info.offset, "more images in the archive than there may be")
+        self._take_note(info, info.name, info.linkname)
+        above = directory
+        while above:
+            if above in self._no_directories:
+                raise self._error(info.offset, f"member {quoted(info.name)} lies in {quoted(above)}, no directory")
+            above = posixpath.dirname(above)
         others, member = self.directories.setdefault(directory, {}), self._member(info)
         if name in others and not (member.is_directory and others[name].is_directory):
             raise self._error(info.offset, f"a second member {quoted(info.name)}: which one counts is not certain")
         others[name] = member
+
+    def _expect_no_directory(self, info: tarfile.TarInfo, path: str) -> None:
+        """Raise ImageError where a member that is no directory has images in it: who unpacks it sees others, or none.
+
+        One that comes before them is remembered, if it can lead elsewhere or is an image: plain files are too many, and
+        nobody unpacks anything into those.
+        """
+        if info.name.endswith("/"):
+            raise self._error(info.offset, f"member {quoted(info.name)} is no directory, and is named as one")
+        if any(known == path or known.startswith(f"{path}/") for known in self.directories):
+            raise self._error(info.offset, f"member {quoted(info.name)} is no directory, and has images in it")
+        if not info.isreg() or _is_image(path):
+            self._take_note(info, path)
+            self._no_directories.add(path)
+
+    def _take_note(self, info: tarfile.TarInfo, *texts: str) -> None:
+        self._to_note -= _NOTED_OF_EACH + sum(map(len, texts))
+        if self._to_note < 0:
+            raise self._error(info.offset, "more images and links in the archive than there may be")
 
     def _error(self, offset: int, why: str) -> ImageError:
         return ImageError(self._scanned_path, offset, why)

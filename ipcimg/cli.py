@@ -1,4 +1,4 @@
-"""The commands: arguments → one call → exit status. The only place that prints errors.
+"""The command ipcimg: arguments → one call → exit status.
 
 Exit status: 0 done, 1 failed (one line on standard error says at what), 2 the arguments were wrong.
 After `restore … -- COMMAND` it is COMMAND's.
@@ -15,13 +15,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import __version__, digest
+from .commandline import DONE, FAILED, WRONG, Help, nobody_has_to_read, number, report, run, say
 from .describe import printable
-from .errors import ConflictError, IpcimgError, explain
-from .interrupts import Interrupted
+from .errors import IpcimgError, explain
 from .model import NAMES
 from .progress import shown
 from .selection import KINDS, Selection
@@ -33,28 +33,21 @@ if TYPE_CHECKING:
     from .progress import Progress
     from .restore import Restored
 
-DONE, FAILED, WRONG = 0, 1, 2
 _MOVED_AT_MOST = 20  # lines
 _GRANULE = 4096  # bytes: how exactly differences of segments are told, whatever the size of a page
 
 
-class _Help(argparse.HelpFormatter):
-    """As wide as the terminal. argparse asks shutil for that whenever an option is added, and it is long in coming."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
-        except (OSError, ValueError):  # no terminal, or no number
-            columns = 0
-        super().__init__(prog, width=(columns or 80) - 2)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ipcimg."""
+    return run(make_parser(), arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Its arguments."""
     parser = argparse.ArgumentParser(
         prog="ipcimg",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Dump a System V IPC namespace into CRIU-compatible images, and restore it from them.",
     )
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
@@ -65,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dump",
         help="write an IPC namespace into images",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Write everything in an IPC namespace into an image directory.",
     )
     _add_namespace(dump, "namespace to dump")
@@ -108,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "restore",
         help="make an IPC namespace from images",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
         description="Make everything that an image directory holds, under the same ids.",
     )
@@ -146,11 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify",
         help="is a set of images whole, and as it was written",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
     )
     verify.add_argument("images_dir", metavar="DIR", help="the image directory")
-    verify.add_argument("--ns-id", type=_number, metavar="N", help="only this set of the directory")
+    verify.add_argument("--ns-id", type=number, metavar="N", help="only this set of the directory")
     _add_progress(verify)
     verify.set_defaults(run=_verify)
 
@@ -158,13 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "diff",
         help="compare two sets of images, or one and a living namespace",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Say what differs between A and B, each an image directory, ns:PID or ns:PATH. "
         "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
     )
     for name in ("a", "b"):
         diff.add_argument(name, metavar=name.upper(), help="an image directory, or ns:PID or ns:PATH for a namespace")
-    diff.add_argument("--ns-id", type=_number, metavar="N", help="the set of the image directories")
+    diff.add_argument("--ns-id", type=number, metavar="N", help="the set of the image directories")
     _add_selection(diff, "compare")
     _add_frozen(diff)
     diff.add_argument("--facts", action="store_true", help="compare times and process ids as well")
@@ -175,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encode",
         help="make an image from JSON",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Write an image from what `ipcimg-show --json` or `crit decode` has printed of one.",
     )
     encode.add_argument("json", metavar="JSON", help="the file with the JSON; - for standard input")
@@ -187,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "recover",
         help="undo a restore that was killed; complete or remove what a killed dump left",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Undo a restore into a namespace whose process was killed; have the messages of a queue that a "
         "killed dump was turning in their order again. With -D, look at an image directory instead, unless a namespace "
         "is named as well: a set that a killed dump had written whole is put in its place, anything less is removed.",
@@ -200,49 +193,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check",
         help="can this kernel, with these rights, do it",
         allow_abbrev=False,
-        formatter_class=_Help,
+        formatter_class=Help,
         description="Try each feature on a throwaway namespace; status 0 if all that were asked for work.",
     )
     check.add_argument("--feature", metavar="NAME", action="append", help="only this one (may be repeated)")
     check.set_defaults(run=_check)
-    return _run(parser, arguments)
-
-
-def show_main(arguments: Sequence[str] | None = None) -> int:
-    """The command ipcimg-show."""
-    parser = argparse.ArgumentParser(
-        prog="ipcimg-show",
-        allow_abbrev=False,
-        formatter_class=_Help,
-        description="Show what images of an IPC namespace hold: ipcimg's or CRIU's. Needs no root.",
-    )
-    parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
-    parser.add_argument(
-        "paths", nargs="*", default=["."], metavar="PATH", help="an image or an image directory (default: .)"
-    )
-    parser.add_argument("--ns-id", type=_number, metavar="N", help="only this set of the directories")
-    parser.add_argument(
-        "--messages",
-        type=_number,
-        default=10,
-        metavar="COUNT",
-        help="show at most COUNT messages of each queue (default: %(default)s)",
-    )
-    parser.add_argument("--all", action="store_true", help="show all messages")
-    parser.add_argument("--hex", action="store_true", help="show contents of messages in full, as a hex dump")
-    parser.add_argument("--json", action="store_true", help="print each image as crit does, one JSON object a line")
-    parser.add_argument("-c", "--creator", action="store_true", help="show who made the objects: CUID, CGID")
-    parser.add_argument(
-        "-t", "--time", action="store_true", help="show when objects were last used and changed, in UTC"
-    )
-    parser.add_argument("-p", "--pid", action="store_true", help="show which process last operated on each semaphore")
-    parser.set_defaults(run=_show)
-    return _run(parser, arguments)
+    return parser
 
 
 def _add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._MutuallyExclusiveGroup:
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-t", "--tree", type=_number, metavar="PID", help=f"the {what}: that of this process")
+    group.add_argument("-t", "--tree", type=number, metavar="PID", help=f"the {what}: that of this process")
     group.add_argument(
         "--ipc-ns", metavar="PATH", help=f"the {what}: the one this file stands for (default: the caller's own)"
     )
@@ -253,7 +214,7 @@ def _add_directory(parser: argparse.ArgumentParser, among: argparse._MutuallyExc
     """The image directory: required, or one of several ways to name it."""
     directory = parser if among is None else among
     directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help="the image directory")
-    parser.add_argument("--ns-id", type=_number, metavar="N", help="the number of the set: ipcns-*-N.img")
+    parser.add_argument("--ns-id", type=number, metavar="N", help="the number of the set: ipcns-*-N.img")
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
@@ -302,10 +263,10 @@ def _kinds(text: str) -> frozenset[str]:
 
 
 def _id(text: str) -> tuple[str, int]:
-    kind, _, number = text.partition(":")
+    kind, _, digits = text.partition(":")
     if kind not in NAMES:
         raise argparse.ArgumentTypeError(f"{text!r} is not {', '.join(f'{kind}:ID' for kind in NAMES)}")
-    return kind, _number(number)
+    return kind, number(digits)
 
 
 def _key(text: str) -> int:
@@ -316,81 +277,6 @@ def _key(text: str) -> int:
     if not 0 < key < 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a key: 1 to 0xffffffff")
     return key
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {(1 << 32) - 1}")
-    return int(text)
-
-
-def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    # A caller may have closed them; these live as long as the process.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is escaped
-            with contextlib.suppress(OSError):  # a file that cannot even tell its position
-                stream.reconfigure(errors="backslashreplace")
-    options = parser.parse_args(arguments)
-    trouble = getattr(options, "trouble", FAILED)
-    run: Callable[[argparse.ArgumentParser, argparse.Namespace], int] = options.run
-    try:
-        status = run(parser, options)
-        with _nobody_has_to_read():
-            sys.stdout.flush()
-        return status
-    except ConflictError as error:
-        for conflict in error.conflicts:
-            _say(parser, f"Error: {conflict}")
-        return trouble
-    except (IpcimgError, MemoryError) as error:
-        _say(parser, f"Error: {str(error) or 'out of memory'}")
-        return trouble
-    except OSError as error:
-        _say(parser, f"Error: {explain(error)}")
-        try:
-            sys.stdout.flush()
-        except OSError:  # so it was that; Python would try again, and end with a status of its own
-            _forget_stdout()
-        return trouble
-    except Interrupted as error:
-        _say(parser, f"Error: {error}")
-        return 128 + error.signum
-    except KeyboardInterrupt:
-        _say(parser, "Error: interrupted")
-        return 128 + signal.SIGINT
-
-
-@contextlib.contextmanager
-def _nobody_has_to_read() -> Iterator[None]:
-    """`… | head`: that nobody reads on is no error of what is printed inside the with block, and ends it."""
-    try:
-        yield
-    except BrokenPipeError:
-        _forget_stdout()  # nothing may be flushed at exit either
-
-
-def _forget_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _report(parser: argparse.ArgumentParser, *lines: str) -> None:
-    """Print that the work is done. It stays done if nobody can read that."""
-    try:
-        print(*map(printable, lines), sep="\n", flush=True)
-    except OSError as error:
-        _forget_stdout()
-        if not isinstance(error, BrokenPipeError):
-            _say(parser, f"Warning: {'; '.join(lines)}, but standard output: {explain(error)}")
-
-
-def _say(parser: argparse.ArgumentParser, text: str) -> None:
-    """Print a line to standard error. That nobody can read it changes nothing else."""
-    try:
-        print(f"{parser.prog}: {printable(text)}", file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _progress(options: argparse.Namespace, what: str) -> contextlib.AbstractContextManager[Progress]:
@@ -451,10 +337,10 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         )
     moved = dumped.consistency.moved
     for what in moved[:_MOVED_AT_MOST]:
-        _say(parser, f"Warning: not of one moment: {what}")
+        say(parser, f"Warning: not of one moment: {what}")
     if moved[_MOVED_AT_MOST:]:
-        _say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
-    _report(parser, f"dumped {_counts(dumped.counts)} into {directory}")
+        say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+    report(parser, f"dumped {_counts(dumped.counts)} into {directory}")
     return DONE
 
 
@@ -497,12 +383,12 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             if not options.new_ns:
                 interrupts.finished()
             for warning in restored.warnings:
-                _say(parser, f"Warning: {warning}")
+                say(parser, f"Warning: {warning}")
             for line in restored.facts_lost if options.verbose else ():
-                _say(parser, f"Not restored, since nobody can: {line}")
+                say(parser, f"Not restored, since nobody can: {line}")
             if options.pin is not None:
                 target.pin(options.pin)
-            _report(parser, *_restored(restored, options.images_dir, options.json))
+            report(parser, *_restored(restored, options.images_dir, options.json))
             if command:
                 _become(command, options.pin)
         except BaseException:
@@ -559,7 +445,7 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             with _progress(options, "verifying") as progress:
                 counts = images.check(progress)
         except IpcimgError as error:
-            _say(parser, f"Error: {error}")
+            say(parser, f"Error: {error}")
             status = FAILED
             continue
         how = (
@@ -569,7 +455,7 @@ def _verify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         )
         if images.moved:
             how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
-        _report(parser, f"set {images.ns_id}: {_counts(counts)}: {how}")
+        report(parser, f"set {images.ns_id}: {_counts(counts)}: {how}")
     return status
 
 
@@ -583,23 +469,23 @@ def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             what = (
                 "is complete now" if complete else "an unfinished dump was removed; a set from before stays as it was"
             )
-            _report(parser, f"image directory {options.images_dir}: set {ns_id}: {what}")
+            report(parser, f"image directory {options.images_dir}: set {ns_id}: {what}")
         if not settled:
-            _report(parser, f"image directory {options.images_dir}: nothing to recover")
+            report(parser, f"image directory {options.images_dir}: nothing to recover")
         if options.tree is None and options.ipc_ns is None:
             return DONE
     with _namespace(options) as target:
         target.enter()
         found = recover(target)
         if found is None:
-            _report(parser, f"{target.described}: nothing to recover")
+            report(parser, f"{target.described}: nothing to recover")
         else:
             if found.restore is not None:
-                _report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
+                report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
             if found.turned is not None:
-                _report(parser, f"{target.described}: {found.turned}")
+                report(parser, f"{target.described}: {found.turned}")
             for cgroup in found.thawed:
-                _report(parser, f"{target.described}: thawed the cgroup {cgroup}, which a killed dump had left frozen")
+                report(parser, f"{target.described}: thawed the cgroup {cgroup}, which a killed dump had left frozen")
     return DONE
 
 
@@ -614,7 +500,7 @@ def _diff(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     variables = selection.variables and a_meant and b_meant
     found = (one for one in diff.compare(a, b, facts=options.facts) if variables or one.kind != "var")
     status = DONE
-    with _nobody_has_to_read():  # what was found stays found
+    with nobody_has_to_read():  # what was found stays found
         if options.json:
             differences = [dataclasses.asdict(one) for one in found]
             status = FAILED if differences else DONE
@@ -635,7 +521,7 @@ def _opened(name: str, stack: contextlib.ExitStack) -> IpcNamespace | str:
 
     which = name.removeprefix("ns:")
     try:
-        return stack.enter_context(namespace.of_process(_number(which)))
+        return stack.enter_context(namespace.of_process(number(which)))
     except argparse.ArgumentTypeError:
         return stack.enter_context(namespace.at_path(which))
 
@@ -671,7 +557,7 @@ def _encode(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         interrupts.finished()
     entries = len(document.entries)
     what = "1 entry" if entries == 1 else f"{entries} entries"
-    _report(parser, f"encoded {what} of {document.kind} into {options.image}")
+    report(parser, f"encoded {what} of {document.kind} into {options.image}")
     return DONE
 
 
@@ -690,31 +576,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error(f"there is no feature {name}; there are {', '.join(FEATURES)}")
     results = [check(name) for name in names]
     for result in results:
-        _report(parser, f"{result.feature:<{max(map(len, FEATURES))}}  {result.verdict}")
+        report(parser, f"{result.feature:<{max(map(len, FEATURES))}}  {result.verdict}")
     if all(result.supported for result in results):
-        _report(parser, "Looks good.")
+        report(parser, "Looks good.")
         return DONE
     return FAILED
-
-
-def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from . import show
-
-    view = show.View(
-        messages=None if options.all else options.messages,
-        hex=options.hex,
-        json=options.json,
-        creator=options.creator,
-        times=options.time,
-        pids=options.pid,
-    )
-    status = DONE
-    for path in options.paths:
-        try:
-            with _nobody_has_to_read():
-                sys.stdout.writelines(show.show(path, options.ns_id, view))
-        except IpcimgError as error:
-            sys.stdout.flush()
-            _say(parser, f"Error: {error}")
-            status = FAILED
-    return status

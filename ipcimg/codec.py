@@ -13,7 +13,7 @@ import io
 import itertools
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
@@ -339,6 +339,9 @@ class QueueEncoder(ObjectEncoder[model.MessageQueue]):
             raise ChangedError(f"message queue {queue.permissions.id} had {queue.qnum} messages, then {count}")
 
 
+_MESSAGE_NUMBERS = struct.Struct("=3Q")
+
+
 class _Messages:
     """The messages of a queue, read from the image whenever they are iterated."""
 
@@ -351,11 +354,28 @@ class _Messages:
         return self._count
 
     def __iter__(self) -> Iterator[model.Message]:
-        reader = self._image.reader(self._offset)
+        passed, offset = 0, self._offset
+        if loops.c is not None and self._count >= _MANY:
+            passed, offset = yield from self._read_most()
+        reader = self._image.reader(offset)
         head = criu.ipc_msg()
-        for n in range(self._count):
+        for n in range(passed, self._count):
             self._head(reader, n, head)
             yield model.Message(head.mtype, reader.payload(head.msize, _MESSAGE, "the message"))
+
+    def _read_most(self) -> Generator[model.Message, None, tuple[int, int]]:
+        """Up to the first that a loop in C cannot read; then how many these were, and where the next one begins."""
+        block, numbers, n = self.block(), bytearray(_NUMBERS), 0
+        while n < self._count:
+            seen, at, why = loops.c.read_messages(block.data, block.at, block.end, self._count - n, numbers)
+            for type_, place, size in _MESSAGE_NUMBERS.iter_unpack(memoryview(numbers)[: seen * _MESSAGE_NUMBERS.size]):
+                yield model.Message(type_, bytes(block.data[place : place + size]))
+            n, block.at = n + seen, at
+            if why == loops.ODD or (why and not seen and block.is_full):
+                break
+            if why and not seen:
+                block.more()
+        return n, block.offset
 
     def block(self) -> Block:
         """See model.StoredMessages."""

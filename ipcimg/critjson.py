@@ -17,6 +17,7 @@ from typing import Any
 
 from . import codec, model
 from . import jsonfields as fields
+from .errors import ImageError
 from .image import ImageFile
 from .jsonfields import Place
 from .manifest import Manifest
@@ -31,6 +32,8 @@ def pieces(image: ImageFile, kind: str, page_size: int) -> Iterator[str]:
 
     page_size is what page maps count in, bytes.
     """
+    if kind not in _ENTRIES:
+        raise ImageError(image.path, None, f"is of kind {kind}, which has nothing of an IPC namespace in it")
     yield f'{{"magic": "{kind}", "entries": ['
     separator = ""
     for entry in _ENTRIES[kind](image, page_size):

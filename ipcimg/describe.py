@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 
 SHM_DEST, SHM_LOCKED = 0o1000, 0o2000  # linux/shm.h
 _UNITS = "BKMGTPE"
+_AS_ASCII = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(256))
 _LAST = 1 << 40  # seconds since the epoch, in the year 36812; C's calendar ends somewhere beyond
 
 
@@ -29,9 +29,14 @@ def size(value: int) -> str:
     return f"{tenths // 10}{_UNITS[exponent]}" if tenths % 10 == 0 else f"{tenths / 10:.1f}{_UNITS[exponent]}"
 
 
+def is_date(seconds: int) -> bool:
+    """Does the calendar go so far?"""
+    return 0 <= seconds <= _LAST
+
+
 def moment(seconds: int) -> str:
     """A time in seconds since the epoch as date and time in UTC; @ and the number where that is out of range."""
-    if not 0 <= seconds <= _LAST:
+    if not is_date(seconds):
         return f"@{seconds}"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
@@ -51,25 +56,5 @@ def printable(text: str) -> str:
 
 def preview(body: bytes, width: int = 48) -> str:
     """The beginning of a message in printable ASCII; a terminal obeys none of it."""
-    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in body[:width])
+    text = body[:width].translate(_AS_ASCII).decode("ascii")
     return text + ("…" if len(body) > width else "")
-
-
-def hex_dump(body: bytes) -> Iterator[str]:
-    """Sixteen bytes a line, as `hexdump -C` prints them."""
-    for start in range(0, len(body), 16):
-        row = body[start : start + 16]
-        codes = " ".join(f"{byte:02x}" for byte in row[:8]) + "  " + " ".join(f"{byte:02x}" for byte in row[8:])
-        yield f"{start:08x}  {codes:<48}  |{preview(row)}|"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> Iterator[str]:
-    """Columns as wide as what is in them; right names the heads of those that are aligned to the right."""
-    widths = [max(len(row[n]) for row in (heads, *rows)) for n in range(len(heads))]
-    to_right = right.split()
-    for row in (heads, *rows):
-        cells = (
-            cell.rjust(width) if head in to_right else cell.ljust(width)
-            for head, cell, width in zip(heads, row, widths, strict=True)
-        )
-        yield " ".join(cells).rstrip()

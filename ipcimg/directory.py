@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from . import digest
+from .describe import printable
 from .digest import DigestingFile
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
@@ -116,11 +117,12 @@ class ImageDirectory(Images):
 
     def image(self, name: str) -> ImageFile:
         """See Images."""
-        path = os.path.join(self.path, name)
+        path = os.path.join(self.path, printable(name))
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
-            why = "is a symbolic link" if os.path.islink(path) else explain(error).removeprefix(f"{name}: ")
+            is_link = os.path.islink(os.path.join(self.path, name))
+            why = "is a symbolic link" if is_link else explain(error).removeprefix(f"{name}: ")
             raise ImageError(path, None, why) from error
         image = ImageFile(fd, path)
         if self._wary and (why_not := _who_could_change(os.fstat(fd))):

@@ -46,6 +46,11 @@ def is_set_name(name: str) -> bool:
     return _SET_NAME.match(name) is not None
 
 
+def is_segment_name(name: str) -> bool:
+    """Can a file of this name be the page map or the pages of a segment?"""
+    return _SEGMENT_NAME.match(name) is not None
+
+
 def is_pagemap_name(name: str) -> bool:
     """Is it the page map of a segment, of other shared memory, or of a process of CRIU's?"""
     return _PAGEMAP_NAME.match(name) is not None
@@ -58,7 +63,7 @@ def is_pages_name(name: str) -> bool:
 
 def is_data_name(name: str, ns_id: int) -> bool:
     """Can a file of this name belong to set ns_id, beside its manifest?"""
-    return name in {kind_name(kind, ns_id) for kind in KINDS} or _SEGMENT_NAME.match(name) is not None
+    return name in {kind_name(kind, ns_id) for kind in KINDS} or is_segment_name(name)
 
 
 def temporary_name(ns_id: int) -> str:
@@ -70,6 +75,12 @@ def number_of_temporary(name: str) -> int | None:
     """The N of the set that is written in a directory of this name; None where it is none of these."""
     match = _TEMPORARY_NAME.match(name)
     return int(match[1]) if match else None
+
+
+def number_of_segments(name: str) -> int | None:
+    """The N of the set whose segments are in an image of this name; None where it is none of these."""
+    match = _SET_NAME.match(name)
+    return int(match[1]) if match and name == kind_name("shm", int(match[1])) else None
 
 
 def number_of_pages(name: str) -> int | None:

@@ -54,20 +54,15 @@ class ImageSet:
         self.page_size = page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
 
         # Nothing of contents refers to the set, so the files are closed as soon as nobody has it.
-        def stored(shmid: int, end: int) -> _Stored:
-            return _Stored(directory, shmid, end, page_size, written)
-
         self.contents = model.Contents(
-            variables=codec.decode_variables(directory.image(kind_name("var", ns_id))),
-            segments=self._objects(
-                "shm", lambda image: model.Again(lambda: codec.decode_segments(image, stored, page_size))
-            ),
-            queues=self._objects("msg", codec.decode_queues),
-            semaphores=self._objects("sem", codec.decode_semaphores),
+            codec.decode_variables(directory.image(kind_name("var", ns_id))),
+            segments(directory, ns_id, page_size, written),
+            queues(directory, ns_id),
+            semaphores(directory, ns_id),
         )
 
     def _read_manifest(self) -> manifest.Manifest | None:
-        found = _manifest(self.directory, self.ns_id)
+        found = read_manifest(self.directory, self.ns_id)
         if found is None:
             image = self.directory.image(kind_name("var", self.ns_id))
             if codec.has_manifest(image):
@@ -84,12 +79,6 @@ class ImageSet:
             if name not in found.files and self.directory.has(name):
                 raise ImageError(path, None, f"{name} is in the directory, but not of this set")
         return found
-
-    def _objects(self, kind: str, decode: Callable[[ImageFile], Iterable[_T]]) -> Iterable[_T]:
-        name = kind_name(kind, self.ns_id)
-        if not self.directory.has(name):
-            return ()  # CRIU writes no image where there are no objects
-        return decode(self.directory.image(name))
 
     @property
     def variables_meant(self) -> bool:
@@ -134,9 +123,7 @@ class ImageSet:
             elif isinstance(one, model.SemaphoreSet):
                 counts = model.Counts(semaphore_sets=1)
             else:
-                extents = one.extents
-                length = extents.length if isinstance(extents, _Stored) else sum(one.length for one in extents)
-                counts = model.Counts(segments=1, pages=-(-length // self.page_size))
+                counts = model.Counts(segments=1, pages=-(-stored_bytes(one.extents) // self.page_size))
             total += counts
             yield kind, one, counts
         if self.manifest is not None and total != self.manifest.counts:
@@ -173,6 +160,54 @@ class ImageSet:
         return sum((counts for _, _, counts in self.walk()), model.Counts())
 
 
+def segments(
+    directory: Images, ns_id: int, page_size: int, written: manifest.Manifest | None
+) -> Iterable[model.SharedMemory]:
+    """The segments of a set of images, read whenever they are iterated. Raises ImageError.
+
+    page_size is that of its page maps, written its manifest, if it has one.
+    """
+
+    def data(shmid: int, end: int) -> _Stored:
+        return _Stored(directory, shmid, end, page_size, written)
+
+    return _objects(
+        directory, "shm", ns_id, lambda image: model.Again(lambda: codec.decode_segments(image, data, page_size))
+    )
+
+
+def queues(directory: Images, ns_id: int) -> Iterable[model.MessageQueue]:
+    """The queues of a set of images, read whenever they are iterated. Raises ImageError."""
+    return _objects(directory, "msg", ns_id, codec.decode_queues)
+
+
+def semaphores(directory: Images, ns_id: int) -> Iterable[model.SemaphoreSet]:
+    """The semaphore sets of a set of images, read whenever they are iterated. Raises ImageError."""
+    return _objects(directory, "sem", ns_id, codec.decode_semaphores)
+
+
+def _objects(directory: Images, kind: str, ns_id: int, decode: Callable[[ImageFile], Iterable[_T]]) -> Iterable[_T]:
+    name = kind_name(kind, ns_id)
+    if not directory.has(name):
+        return ()  # CRIU writes no image where there are no objects
+    return decode(directory.image(name))
+
+
+def data_beside(directory: Images, shmid: int, end: int, page_size: int) -> Iterable[model.Extent] | None:
+    """The data of a segment that reaches up to end, if its page map is in the directory. Raises DirectoryError."""
+    return _Stored(directory, shmid, end, page_size, None) if directory.has(pagemap_name(shmid)) else None
+
+
+def pages_are_elsewhere(segment: model.SharedMemory) -> bool:
+    """Has a segment of a set a page map, and pages in a file of their own?"""
+    return isinstance(segment.extents, _Stored)
+
+
+def stored_bytes(extents: Iterable[model.Extent]) -> int:
+    """Bytes of the extents of a segment, which are seen to be there. Raises ImageError."""
+    return extents.length if isinstance(extents, _Stored) else sum(one.length for one in extents)
+
+
 def pages_file(segment: model.SharedMemory) -> str | None:
     """The name of the file with the pages of a segment of a set; None where they are inline. Raises ImageError."""
     return pages_name(segment.extents.pages_id) if isinstance(segment.extents, _Stored) else None
@@ -183,7 +218,8 @@ def _expect_digest(image: ImageFile, file: manifest.File, found: bytes) -> None:
         raise ImageError(image.path, None, "is not as it was written: its digest is another one")
 
 
-def _manifest(directory: Images, ns_id: int) -> manifest.Manifest | None:
+def read_manifest(directory: Images, ns_id: int) -> manifest.Manifest | None:
+    """The manifest of a set; None where it has none. Raises ImageError, DirectoryError."""
     name = manifest_name(ns_id)
     if not directory.has(name):
         return None

@@ -17,10 +17,11 @@ from importlib import import_module
 from typing import IO, NoReturn
 
 import ipcimg as package
-from ipcimg.cli import main, show_main
+from ipcimg.cli import main
+from ipcimg.show.command import main as show_main
 
 IPCIMG = (sys.executable, "-c", "import sys; from ipcimg.cli import main; sys.exit(main())")
-SHOW = (sys.executable, "-c", "import sys; from ipcimg.cli import show_main; sys.exit(show_main())")
+SHOW = (sys.executable, "-c", "import sys; from ipcimg.show.command import main; sys.exit(main())")
 _MAIN: dict[tuple[str, ...], Callable[[Sequence[str]], int]] = {IPCIMG: main, SHOW: show_main}
 _TIMEOUT = 300  # seconds
 

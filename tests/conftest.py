@@ -65,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts: dict[str, None] = {}  # in the order of the tests; a test that fails may have two reports
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
-            for name, value in report.user_properties:
+            for name, value in getattr(report, "user_properties", ()):  # a file that cannot be collected has none
                 if name == "fidelity":
                     reports[value].append(report)
                 elif name == "nothing lost":

@@ -13,7 +13,12 @@ import ipcimg
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "ipcimg"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if "pb" not in path.relative_to(PACKAGE).parts
+)
+SHOW = {name for name in MODULES if name.startswith("show.")}  # the inspector
 
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
@@ -24,7 +29,7 @@ KERNEL = {
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
 JSON = {"jsonfields", "critjson", "encode"}
-TOGETHER = {"dump", "restore", "recover", "check", "cli", "__init__"}
+TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"}
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:
@@ -33,7 +38,8 @@ def imported(module: str, at_import: bool = False) -> set[str]:
     At import: without what is imported inside functions, or for the type checker alone.
     """
     names: set[str] = set()
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+    inside = module.rpartition(".")[0]  # the package within ipcimg that it is in
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -44,8 +50,12 @@ def imported(module: str, at_import: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1, f"{module} imports from beyond ipcimg"
-            names |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+            assert node.level <= (2 if inside else 1), f"{module} imports from beyond ipcimg"
+            found = {node.module} if node.module else {alias.name for alias in node.names}
+            if inside and node.level == 1:
+                names |= {f"{inside}.{name}" for name in found}
+            else:
+                names |= {name if name in MODULES else name.partition(".")[0] for name in found}
         todo += ast.iter_child_nodes(node)
     return names
 
@@ -77,7 +87,7 @@ def test_every_module_has_its_side() -> None:
         "diff",
         "interrupts",
     }
-    assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - {"show"} == known_to_both
+    assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - SHOW == known_to_both
 
 
 @pytest.mark.parametrize(
@@ -103,14 +113,18 @@ def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
 
 
-@pytest.mark.parametrize("module", ["directory", "imageset", "show"])
+@pytest.mark.parametrize("module", ["directory", "imageset", *sorted(SHOW)])
 def test_the_inspector_s_side_collects_nothing(module: str) -> None:
-    assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"__init__"}) == set()
+    assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"commandline", "__init__"}) == set()
+
+
+def test_the_command_alone_of_the_inspector_knows_what_a_command_is() -> None:
+    assert {module for module in SHOW if "commandline" in imported(module)} == {"show.command"}
 
 
 @pytest.mark.parametrize("module", sorted(KERNEL))
 def test_the_kernel_s_side_knows_no_images(module: str) -> None:
-    assert of_ipcimg(module) & (IMAGES | TOGETHER | JSON | {"show", "describe"}) == set()
+    assert of_ipcimg(module) & (IMAGES | TOGETHER | JSON | SHOW | {"describe"}) == set()
     assert packages(module) & {"pb", "google"} == set()
 
 
@@ -130,7 +144,7 @@ def test_model_knows_nobody() -> None:
         ("_loops", {"loops"}),
         ("pb", {"codec"}),
         ("google", {"codec"}),
-        ("argparse", {"cli"}),
+        ("argparse", {"cli", "commandline", "show.command"}),
         ("xxhash", {"digest"}),
         ("tarfile", {"archive"}),
         ("gzip", {"archive"}),
@@ -145,7 +159,9 @@ def test_one_module_knows(package: str, only: set[str]) -> None:
 
 def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
     for module in MODULES:
-        others = packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__"}
+        others = (
+            packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__", "show"}
+        )
         assert others <= {"google", "tqdm", "xxhash", "backports", "compression"}, module
 
 
@@ -154,7 +170,7 @@ def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
 # What a command may read before it does anything. A new name here is some milliseconds for everybody.
 FOR_ALL = {
     "__init__",
-    "cli",
+    "commandline",
     "describe",
     "digest",
     "errors",
@@ -170,6 +186,8 @@ FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
 }
+# What of the inspector only some views need.
+SHOW_LATE = {f"show.{name}" for name in ("drawings", "grid", "lines", "markup", "panels", "report", "style")}
 # What takes long to read, and is needed for what few commands do, late if at all.
 LATE = {
     *("backports", "compression", "concurrent", "gzip", "hashlib", "json", "logging", "platform", "shutil"),
@@ -181,15 +199,16 @@ LATE = {
     ("module", "only"),
     [
         ("cli", {"cli"}),
-        ("show", {"cli", "show"} | FOR_IMAGES),
+        ("show.command", SHOW - SHOW_LATE | {"show"} | FOR_IMAGES),
         ("imageset", {"cli"} | FOR_IMAGES),  # verify
         ("dump", {"cli", "dump"} | FOR_IMAGES | FOR_THE_KERNEL),
         ("restore", {"cli", "restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
     ],
 )
 def test_commands_read_what_they_need(module: str, only: set[str]) -> None:
-    program = "import sys; before = set(sys.modules); import ipcimg.cli, ipcimg.{}; print(*(set(sys.modules) - before))"
-    read = set(python(program.format(module)).split())
+    command = "" if module in SHOW else "ipcimg.cli, "
+    program = "import sys; before = set(sys.modules); import {}ipcimg.{}; print(*(set(sys.modules) - before))"
+    read = set(python(program.format(command, module)).split())
     assert {name.partition(".")[2] or "__init__" for name in read if name.split(".")[0] == "ipcimg"} - {
         "_loops",
         "pb",

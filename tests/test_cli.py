@@ -16,7 +16,7 @@ NO_PROCESS = 4194305  # above the highest pid_max there can be
 
 def show_refused(*arguments: object) -> str:
     """Run ipcimg-show, which is to fail; gives its one line on standard error."""
-    done = run(SHOW, *arguments, status=1)
+    done = run(SHOW, *arguments, status=2)
     [line] = done.stderr.splitlines()
     assert line.startswith("ipcimg-show: Error: ")
     return line.removeprefix("ipcimg-show: Error: ")
@@ -57,9 +57,9 @@ def test_wrong_arguments(arguments: list[str], why: str, tmp_path: pathlib.Path)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--messages", "some"], ["--ns-id", "-1"], ["--nothing"]])
+@pytest.mark.parametrize("arguments", [["--type", "some"], ["--ns-id", "-1"], ["--nothing"], ["--json=some"]])
 def test_wrong_arguments_of_show(arguments: list[str]) -> None:
-    done = run(SHOW, *arguments, status=2)
+    done = run(SHOW, *arguments, status=1)  # as lsipc has it
     assert done.stderr.splitlines()[-1].startswith("ipcimg-show: error: ")
 
 
@@ -160,8 +160,11 @@ def test_wrong_image(data: bytes, why: str, tmp_path: pathlib.Path) -> None:
     ("data", "why"),
     [
         (wire.u32(wire.COMMON, 0x12345678), "unknown magic 0x12345678; known are "),
-        (wire.ids(9), "is of kind IDS; ipcimg-show looks into "),
-        (wire.u32(wire.INVENTORY) + wire.entry(b""), "is of kind INVENTORY; ipcimg-show looks into "),
+        (wire.ids(9), "is of kind IDS, which has nothing of an IPC namespace in it"),
+        (
+            wire.u32(wire.INVENTORY) + wire.entry(b""),
+            "is of kind INVENTORY, which has nothing of an IPC namespace in it",
+        ),
     ],
     ids=["unknown", "ids", "inventory"],
 )

@@ -21,7 +21,9 @@ import ipcimg
 from ipcimg import critjson
 from ipcimg import encode as encoder
 from ipcimg.errors import IpcimgError, JsonError
-from ipcimg.show import View, show
+from ipcimg.show.answer import pieces
+from ipcimg.show.problems import Problems
+from ipcimg.show.request import Request
 from tests import wire
 from tests.commands import IPCIMG, SHOW, refused, run
 from tools.fuzzing.corpus import Corpus
@@ -508,7 +510,7 @@ def test_mutations(tmp_path: pathlib.Path, record_property: Callable[[str, objec
             refusals.add(error.why)
             continue
         images += 1
-        text = "".join(show(str(path), None, View(json=True)))
+        text = "".join(pieces(str(path), None, Request(json="crit"), Problems()))
         with (tmp_path / "again.img").open("w+b") as file:
             encoder.encode(critjson.parse(text.encode(), "again"), file)
         assert (tmp_path / "again.img").read_bytes() == path.read_bytes()

@@ -160,13 +160,13 @@ def test_how_is_recorded(source: Namespace, tmp_path: Path) -> None:
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "told", "--frozen-by-caller")
     library.save(library.load(tmp_path / "told"), tmp_path / "copied")
     lines = {
-        "checked": "consistency: of one moment: nothing was used while it was read",
-        "frozen": "consistency: of one moment: all users were stopped",
-        "told": "consistency: of one moment by the caller's word, who had stopped all users",
+        "checked": "consistency  of one moment: nothing was used while it was read",
+        "frozen": "consistency  of one moment: all users were stopped",
+        "told": "consistency  of one moment by the caller's word, who had stopped all users",
     }
     for name, line in lines.items():
         assert line in run(SHOW, tmp_path / name).stdout.splitlines()
-    assert "\nconsistency:" not in run(SHOW, tmp_path / "copied").stdout
+    assert "\nconsistency " not in run(SHOW, tmp_path / "copied").stdout
 
 
 def test_attached_segments_are_read_twice(source: Namespace, tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_allow_inconsistent(source: Namespace, racer: Path, tmp_path: Path) -> N
     assert found.how == "inconsistent"
     assert {f"ipcimg: Warning: not of one moment: {moved}" for moved in found.moved} == set(done.stderr.splitlines())
     shown = run(SHOW, tmp_path / "d").stdout
-    assert "\nconsistency: NOT of one moment" in shown
-    assert all(f"\n    {moved}\n" in shown for moved in found.moved)
+    assert "\nconsistency  NOT of one moment" in shown
+    assert all(f"\n{'':12} {moved}\n" in shown for moved in found.moved)
     assert "; NOT of one moment: " in ipcimg("verify", tmp_path / "d").stdout
     restore = ("restore", "--new-ns", "-D", tmp_path / "d", "--", "true")
     warning = f"the images are not of one moment: {len(found.moved)} things moved while they were dumped"

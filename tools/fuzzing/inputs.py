@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from .archives import archive
 from .big import big
 from .corpus import Corpus, Files, Sparse
 from .damage import damaged
@@ -44,7 +45,8 @@ class Input:
 IMAGES = ("var", "shm", "msg", "sem", "pagemap", "manifest", "ids")
 SHOWN = ("text", "hex", "JSON")
 # How many of a hundred thousand inputs are of each kind. Those that are long to read are few.
-SHARES = dict.fromkeys(IMAGES, 8000) | {"pages": 14000, "set": 17900} | dict.fromkeys(SHOWN, 4000) | {"big": 100}
+SHARES = dict.fromkeys(IMAGES, 8000) | {"pages": 13000, "set": 13900, "archive": 5000}
+SHARES |= dict.fromkeys(SHOWN, 4000) | {"big": 100}
 
 
 def make(corpus: Corpus, seed: str, number: int) -> Input:
@@ -55,6 +57,8 @@ def make(corpus: Corpus, seed: str, number: int) -> Input:
         of, data = big(rng)
         shown = () if of == "ids" else ("text", "hex") if isinstance(data, Sparse) else SHOWN
         return Input(kind, rng.choice((of, *shown)), "", {"x.img": data})
+    if kind == "archive":
+        return Input(kind, kind, "", {"x.img": archive(rng, corpus)})
     if kind in IMAGES or (kind in SHOWN and rng.random() < 0.7):
         of = kind if kind in IMAGES else rng.choice(IMAGES)
         return Input(kind, kind, "", {"x.img": damaged(rng, corpus, rng.choice(corpus.by_kind[of]))})

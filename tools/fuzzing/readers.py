@@ -6,9 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ipcimg import codec, imageset
+from ipcimg import archive, codec, imageset
 from ipcimg.image import ImageFile
-from ipcimg.show import View, show
+from ipcimg.show.answer import pieces
+from ipcimg.show.columns import CREATOR
+from ipcimg.show.problems import Problems
+from ipcimg.show.request import Request
+from ipcimg.show.table import Layout
+from ipcimg.show.view import View
 
 from .corpus import PAGE
 
@@ -46,9 +51,13 @@ def _pagemap(image: ImageFile) -> None:
         del run
 
 
+def _opened(path: str) -> ImageFile:
+    return ImageFile(os.open(f"{path}/x.img", os.O_RDONLY | os.O_CLOEXEC), f"{path}/x.img")
+
+
 def _image(decode: Callable[[ImageFile], object]) -> Callable[[str], None]:
     def read(path: str) -> None:
-        image = ImageFile(os.open(f"{path}/x.img", os.O_RDONLY | os.O_CLOEXEC), f"{path}/x.img")
+        image = _opened(path)
         codec.kind_of(image)
         decode(image)
 
@@ -62,14 +71,21 @@ def _set(path: str) -> None:
         _through(segment.extents)
 
 
-def _show(view: View) -> Callable[[str], str]:
+def _archive(path: str) -> None:
+    for directory in archive.directories(_opened(path)):
+        for ns_id in directory.sets():
+            imageset.ImageSet(directory, ns_id).check()
+
+
+def _show(request: Request) -> Callable[[str], str]:
     def read(path: str) -> str:
-        return "".join(show(f"{path}/x.img" if os.path.basename(path) == "one" else path, None, view))
+        path = f"{path}/x.img" if os.path.basename(path) == "one" else path
+        return "".join(pieces(path, None, request, Problems()))
 
     return read
 
 
-EVERYTHING = View(None, hex=True, creator=True, times=True, pids=True)
+WIDE = Layout(more=CREATOR, times=True, pids=True)
 READERS: dict[str, Callable[[str], str | None]] = {
     "var": _image(_variables),
     "shm": _image(_segments),
@@ -79,7 +95,8 @@ READERS: dict[str, Callable[[str], str | None]] = {
     "manifest": _image(codec.decode_manifest),
     "ids": _image(codec.decode_ipc_ns_id),
     "set": _set,
-    "text": _show(View()),
-    "hex": _show(EVERYTHING),
-    "JSON": _show(View(json=True)),
+    "archive": _archive,
+    "text": _show(Request(view=View(truncate=False), layout=WIDE)),
+    "hex": _show(Request(contents="hex")),
+    "JSON": _show(Request(json="crit")),
 }
