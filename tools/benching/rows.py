@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .bench import Bench, Took, check_images, run, size_of
+from .bench import Bench, BrokenError, Took, check_images, run, size_of
 from .content import Content, Nothing, Queues, Segment, Sets
 from .measured import STAGES, WHOLE
 
 MESSAGES, SEMAPHORES = STAGES["msg"], STAGES["sem"]
 PEAK_AT_MOST = 96 << 20  # bytes
+SHOWING_AT_MOST = 64 << 20  # bytes, of ipcimg-show
 IMAGES_AT_MOST = 1 << 20  # bytes, of a segment of zeros
 
 PEEKS_8K = "peeks with 8 KiB of room"
@@ -29,6 +32,9 @@ COPY = "plain copy of the same bytes"
 FAULTS = "the same, a page fault each time"
 START = "start-up"
 _PYTHON, _COMMAND = "python3 -c pass", "ipcimg dump, the whole process"
+CRIT = "crit decode, once"
+SUMMARY, LISTING = "ipcimg-show", "ipcimg-show --messages"
+OF_SET, OF_ARCHIVE = "ipcimg-show of the directory", "ipcimg-show of its tar.zst"
 
 _COMMAND_MEASURED = """\
 import sys
@@ -36,6 +42,17 @@ from ipcimg.cli import main
 status = main()
 from tools.benching.measured import peak_memory
 print(peak_memory())
+sys.exit(status)
+"""
+
+_SHOW_MEASURED = """\
+import os, sys
+from ipcimg.show.command import main
+told, path = os.dup(1), sys.argv.pop(1)
+os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+status = main()
+from tools.benching.measured import peak_memory
+os.write(told, b"%d" % peak_memory())
 sys.exit(status)
 """
 
@@ -61,6 +78,7 @@ class Measurement:
     work: str
     rounds: Callable[[Bench], contextlib.AbstractContextManager[Round]]  # gives what measures one round
     ratios: tuple[Ratio, ...] = ()  # none where the size of the images is asked for
+    peak_at_most: int = PEAK_AT_MOST  # bytes
 
     def measure(self, bench: Bench, rounds: int) -> list[Row]:
         """The rows, with medians over so many rounds. Raises BrokenError."""
@@ -86,6 +104,7 @@ class Measurement:
             ipcimg=ipcimg,
             ipcimg_seconds=taken,
             target=ratio.target,
+            peak_at_most=self.peak_at_most,
         )
 
 
@@ -103,6 +122,7 @@ class Row:
     ipcimg_seconds: float | None = None
     target: float | None = None
     size: int | None = None  # bytes of the images
+    peak_at_most: int = PEAK_AT_MOST  # bytes; what is more is not met, whatever the ratio
 
     @property
     def ratio(self) -> float | None:
@@ -118,7 +138,7 @@ class Row:
             return self.size < IMAGES_AT_MOST
         if self.ratio is None or self.target is None:
             return None
-        return self.ratio <= self.target
+        return self.ratio <= self.target and self.peak <= self.peak_at_most
 
 
 # ---- how something is measured -------------------------------------------------------------
@@ -208,22 +228,64 @@ def _dumping_with_other_msgmax(bench: Bench, content: Content, msgmax: Mapping[s
         yield one_round
 
 
+def _timed_run(*command: str) -> tuple[float, str]:
+    """Seconds of a process as a whole, and what it prints. Raises BrokenError where it fails."""
+    began = time.perf_counter()
+    printed = run(*command)
+    return time.perf_counter() - began, printed
+
+
+@contextlib.contextmanager
+def _showing(bench: Bench, content: Queues) -> Iterator[Round]:
+    """Rounds of ipcimg-show, each time a process. crit, which takes as long as some rounds, is measured once."""
+    if shutil.which("crit") is None:
+        raise BrokenError("there is no crit to compare with: Debian has it in the package criu")
+    with bench.images() as where:
+        directory, archive = where / "images", where / "images.tar.zst"
+        with bench.holding(content) as source:
+            source.ipcimg("dump-frozen", directory, content.counts)
+        run("tar", "--zstd", "-cf", str(archive), "-C", str(where), directory.name)
+        [image] = map(str, directory.glob("ipcns-msg-*"))
+        crit, _ = _timed_run("crit", "decode", "-i", image, "-o", os.devnull)
+
+        def show(*arguments: str, to: str = os.devnull) -> tuple[float, int]:
+            seconds, peak = _timed_run(sys.executable, "-c", _SHOW_MEASURED, to, *arguments)
+            return seconds, int(peak)
+
+        text = where / "text"
+        show("--messages", image, to=str(text))
+        with open(text, "rb") as lines:
+            shown = sum(1 for _ in lines) - 1  # without the headings
+        text.unlink()
+        if shown != content.counts.messages:
+            raise BrokenError(f"ipcimg-show has listed {shown} messages in place of {content.counts.messages}")
+
+        def one_round() -> Took:
+            took = Took({CRIT: crit})
+            for name, arguments in {
+                SUMMARY: (image,),
+                LISTING: ("--messages", image),
+                OF_SET: (str(directory),),
+                OF_ARCHIVE: (str(archive),),
+            }.items():
+                took.seconds[name], peak = show(*arguments)
+                took.peak = max(took.peak, peak)
+            return took
+
+        yield one_round
+
+
 @contextlib.contextmanager
 def _starting(bench: Bench) -> Iterator[Round]:
     """Rounds of Python alone, and of `ipcimg dump` of an empty namespace, each a process."""
 
-    def seconds(*command: str) -> tuple[float, str]:
-        began = time.perf_counter()
-        printed = run(sys.executable, "-c", *command)
-        return time.perf_counter() - began, printed
-
     with bench.holding(Nothing()) as source:
 
         def one_round() -> Took:
-            took = Took({_PYTHON: seconds("pass")[0]})
+            took = Took({_PYTHON: _timed_run(sys.executable, "-c", "pass")[0]})
             with bench.images() as images:
                 arguments = ("dump", "-t", str(source.pid), "-D", str(images))
-                took.seconds[_COMMAND], printed = seconds(_COMMAND_MEASURED, *arguments)
+                took.seconds[_COMMAND], printed = _timed_run(sys.executable, "-c", _COMMAND_MEASURED, *arguments)
                 check_images(images, Nothing.counts)
             took.peak = int(printed.splitlines()[-1])
             return took
@@ -274,6 +336,7 @@ def measurements(scale: float = 1) -> list[Measurement]:
     msgmax = {f"{MESSAGES}, msgmax 8 KiB": 8 * _KIB, f"{MESSAGES}, msgmax 16 MiB": 16 * _MIB}
     usual, wide = msgmax
     few = Queues(1, some(1000), 64)
+    shown = Queues(1, some(1_000_000), 80)
 
     return [
         dump("queues-dump", queues, {PEEKS_8K: ("peek", "8192")}, Ratio(MESSAGES, PEEKS_8K, 0.75)),
@@ -346,4 +409,11 @@ def measurements(scale: float = 1) -> list[Measurement]:
         ),
         dump("zeros", zeros, {}),
         Measurement("empty", "nothing: dump", _starting, (Ratio(_COMMAND, _PYTHON, 5),)),
+        Measurement(
+            "show",
+            f"{shown}: show",
+            functools.partial(_showing, content=shown),
+            (Ratio(SUMMARY, CRIT, 0.1), Ratio(LISTING, CRIT, 0.75), Ratio(OF_ARCHIVE, OF_SET)),
+            SHOWING_AT_MOST,
+        ),
     ]
