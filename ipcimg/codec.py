@@ -79,6 +79,13 @@ def kind_of_any(image: ImageFile) -> str | None:
     return magics.MAGICS.get(second if first in (COMMON_MAGIC, SERVICE_MAGIC) else first)
 
 
+def has_common_magic(image: ImageFile) -> bool:
+    """Does it begin as images of objects do, whatever their kind? Raises ImageError."""
+    head = bytearray(4)
+    image.read_into(memoryview(head)[: image.size], 0)
+    return head == struct.pack("<I", COMMON_MAGIC)
+
+
 def _open(image: ImageFile, kind: str) -> Reader:
     reader = image.reader()
     reader.magic({_MAGIC_OF[kind]: kind})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -69,3 +70,13 @@ def test_wheel(tmp_path: Path) -> None:
     for one in wanted:
         assert any(name.endswith(one) for name in names), one
     assert not any("tests/" in name for name in names)
+
+
+def test_installed_commands_are_there() -> None:
+    """What pyproject.toml says that a command calls can be called."""
+    scripts = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]\n")[2].partition("\n\n")[0]
+    found = dict(re.findall(r'^(\S+) = "(\S+)"$', scripts, re.MULTILINE))
+    assert set(found) == {"ipcimg", "ipcimg-show"}
+    for target in found.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))

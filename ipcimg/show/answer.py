@@ -12,8 +12,10 @@ from . import columns, contents, full, message, pictures, source, summary, table
 from .columns import FOUND, LIMITS, MESSAGES, Found, Kind, Numbered
 from .contents import Content
 from .problems import Problems
-from .request import Request
+from .request import Request, Wanted
 from .subject import Subject, Unknown
+
+_TITLES = {"var": "settings", **{kind: f"{name}s" for kind, name in model.NAMES.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class Answer:
     def __init__(self, request: Request) -> None:
         self.request, self._view, self._layout = request, request.view, request.layout
         self._missing = set(request.objects)  # that no subject had so far
+        self._unfit: set[Wanted] = set()  # that are there, and have nothing of what is asked for
         self._found = False  # any message, or match, that fits
+        self._without: set[str] | None = None  # kinds that are listed and that no subject had an image for
 
     @property
     def lacks(self) -> str | None:
@@ -40,12 +44,27 @@ class Answer:
         # Beyond a limit nobody has looked.
         if self._missing and (self.request.limit is None or len(self._missing) == len(set(self.request.objects))):
             return f"there is no {', '.join(sorted(map(str, self._missing)))}"
+        if self._unfit:
+            return f"{', '.join(sorted(map(str, self._unfit)))}: of a kind that has nothing of what is asked for"
         if self.request.asks_for_some and not self._found:
             return "nothing fits what is asked for"
+        if self._without:
+            return f"no image with {' and '.join(_TITLES[kind] for kind in sorted(self._without))}"
         return None
 
     def pieces(self, subject: Subject, verified: bool | None) -> Iterator[str]:
         """The view of a subject that is asked for. verified: None where nobody has tried. Raises IpcimgError."""
+        yield from self._view_of(subject, verified)
+        self.note_unfit(subject)
+
+    def note_unfit(self, subject: Subject) -> None:
+        """See which of the objects that were not met are there, of a kind that lacks what is asked for."""
+        if self._missing and self.request.limit is None:
+            for kind, one in subject.objects():
+                self._unfit |= {wanted for wanted in self._missing if wanted.is_it(kind, one)}
+            self._missing -= self._unfit
+
+    def _view_of(self, subject: Subject, verified: bool | None) -> Iterator[str]:
         request = self.request
         if request.json == "crit":
             return self._crit(subject)
@@ -132,7 +151,11 @@ class Answer:
 
     def _tables(self, subject: Subject) -> list[tuple[Kind, Iterable[object]]]:
         found: list[tuple[Kind, Iterable[object]]] = []
+        if self._without is None:
+            self._without = set(self.request.kinds)
         for kind in self.request.kinds or self.request.tables():
+            if subject.has(kind):
+                self._without.discard(kind)
             if kind == "var":
                 if subject.variables is not None:
                     found.append(

@@ -54,9 +54,8 @@ class Parser(argparse.ArgumentParser):
     """argparse with the exit status of lsipc(1)."""
 
     def error(self, text: str) -> NoReturn:
-        """Say what is wrong with the arguments, and end."""
-        self.print_usage(sys.stderr)
-        self.exit(WRONG, f"{self.prog}: error: {printable(text)}\n")
+        """Say what is wrong with the arguments, in one line, and end."""
+        self.exit(WRONG, f"{self.prog}: error: {printable(text)}; --help lists what there is\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,7 +278,7 @@ def _expect_columns(parser: argparse.ArgumentParser, request: Request) -> None:
     for option, wanted in (("-o/--output", request.layout.columns), ("--sort", sort[:1] if sort else ())):
         for name in wanted:
             if name not in names:
-                parser.error(f"argument {option}: there is no column {name} in this table; --columns lists them")
+                parser.error(f"argument {option}: there is no column {name} in this table; --columns lists all")
 
 
 def _columns(text: str) -> tuple[bool, tuple[str, ...]]:
@@ -288,7 +287,7 @@ def _columns(text: str) -> tuple[bool, tuple[str, ...]]:
     known = {name for kind in columns.ALL for name in kind.columns}
     for name in names:
         if name not in known:
-            raise argparse.ArgumentTypeError(f"there is no column {name}; --columns lists them")
+            raise argparse.ArgumentTypeError(f"there is no column {name}; --columns lists all")
     return text.startswith("+"), names
 
 
@@ -297,7 +296,7 @@ def _sort(parser: argparse.ArgumentParser, text: str | None) -> tuple[str, bool]
         return None
     name, _, order = text.upper().partition(":")
     if order not in ("", "ASC", "DESC") or all(name not in kind.columns for kind in columns.ALL):
-        parser.error(f"argument --sort: {text!r} is no column; --columns lists them")
+        parser.error(f"argument --sort: {text!r} is no column; --columns lists all")
     return name, order != "ASC"
 
 
@@ -335,8 +334,28 @@ def _layout(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tab
         pids=options.pid,
         sort=_sort(parser, options.sort),
         at_most=options.limit,
-        forced=options.list,
+        forced=options.list or options.output is not None,
     )
+
+
+def _expect_a_view(parser: argparse.ArgumentParser, options: argparse.Namespace, payload: str | None) -> None:
+    """End where options do not go together: none is to be without effect, and nobody to know."""
+    formats = options.format or options.raw
+    chooses = options.messages or payload or options.range is not None or _filter(options) != message.Filter()
+    if options.json and (chooses or formats or options.id or options.kinds):
+        parser.error("--json gives each image whole; --json=lines takes choices")
+    if options.html is not None and (chooses or formats):
+        parser.error("--html takes no messages, contents and formats; a page has all of them")
+    if options.json_lines and (payload is not None or options.range is not None or formats):
+        parser.error("--json=lines has no other format, and no contents but whole messages")
+    if options.format and payload in ("hex", "text", "raw"):
+        parser.error(f"contents as {payload} have no other format")
+    if options.limit == 0:
+        parser.error("argument --limit: at least 1")
+
+
+def _filter(options: argparse.Namespace) -> message.Filter:
+    return message.Filter(options.message, options.type, options.size, options.grep)
 
 
 def _request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Request:
@@ -346,21 +365,7 @@ def _request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
         if payload is not None:
             parser.error(f"bytes as they are, and --{payload}, exclude each other")
         payload = "raw"
-    some = message.Filter(options.message, options.type, options.size, options.grep)
-    chooses = options.messages or payload or options.range is not None or some != message.Filter()
-    for wanted, without in (
-        (options.json, "--json gives each image whole; --json=lines takes choices"),
-        (options.html is not None, "--html takes no messages, contents and formats; a page has all of them"),
-    ):
-        formats = options.format or options.raw
-        if wanted and (chooses or formats or (options.json and (options.id or options.kinds))):
-            parser.error(without)
-    if options.json_lines and (payload is not None or options.range is not None or options.format or options.raw):
-        parser.error("--json=lines has no other format, and no contents but whole messages")
-    if options.format and payload in ("hex", "text", "raw"):
-        parser.error(f"contents as {payload} have no other format")
-    if options.limit == 0:
-        parser.error("argument --limit: at least 1")
+    _expect_a_view(parser, options, payload)
     return Request(
         view=_view(options),
         layout=_layout(parser, options),
@@ -368,7 +373,7 @@ def _request(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
         objects=tuple(options.id),
         verify=options.verify,
         messages=options.messages,
-        filter=some,
+        filter=_filter(options),
         limit=options.limit,
         contents=payload,
         least=max(options.least, 1),
@@ -402,7 +407,8 @@ def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         elif request.contents == "raw":
             save.one(answer, subjects, options.save)
         else:
-            _print(answer, subjects, request)
+            for subject in _printed(answer, subjects, len(options.paths) > 1):
+                say(parser, f"{subject.title}: every file is as it was written")
         sys.stdout.flush()
         was_read = True
     if problems.count:
@@ -418,10 +424,20 @@ def _subjects(paths: Sequence[str], ns_id: int | None, problems: Problems) -> It
         yield from problems.within(source.subjects(path, ns_id, problems))
 
 
-def _print(answer: Answer, subjects: Iterable[Subject], request: Request) -> None:
-    before = ""
-    for subject in subjects:
+def _printed(answer: Answer, subjects: Iterable[Subject], several: bool) -> Iterator[Subject]:
+    """Show one subject after the other, each under its name where there are several.
+
+    Gives those that were seen to be as they were written, where what is shown does not say so.
+    """
+    request = answer.request
+    for n, subject in enumerate(subjects):
         verified = subject.is_as_written() if request.verify else None
         pieces = subject.problems.within(answer.pieces(subject, verified))
-        sys.stdout.writelines(itertools.chain([before], pieces) if request.is_for_people else pieces)
-        before = "\n"
+        if request.is_for_people:
+            says_its_name = request.is_summary and (subject.is_set or bool(subject.others))
+            name = f"{subject.title}:\n" if (several or n) and not says_its_name else ""
+            pieces = itertools.chain(["\n" if n else "", name], pieces)
+        sys.stdout.writelines(pieces)
+        if verified and not request.is_summary:
+            sys.stdout.flush()
+            yield subject

@@ -66,5 +66,8 @@ def _segment(subject: Subject, segment: model.SharedMemory, view: View) -> Itera
     except ImageError as error:
         subject.problems.report(error)
         return
-    yield "Really used:".ljust(_LABELS) + f"{pages.usage(cells, subject.page_size).words()}\n\n"
+    used = pages.usage(cells, subject.page_size)
+    really = f"{view.size(used.busy)} of {view.size(used.size)} are not zero, {used.share:.2%}"
+    yield "Really used:".ljust(_LABELS) + f"{really}\n"
+    yield "Pages:".ljust(_LABELS) + f"{used.words()}\n\n"
     yield from pages.picture(cells, view)

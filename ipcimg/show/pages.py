@@ -47,11 +47,8 @@ class Usage:
         return self.busy / self.size if self.size else 0.0
 
     def words(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.data_pages} pages of data, {self.zero_pages} of stored zeros, {self.hole_pages} in holes; "
-            f"{self.share:.2%} of all bytes are not zero"
-        )
+        """The pages in one line for people."""
+        return f"{self.data_pages} of data, {self.zero_pages} of stored zeros, {self.hole_pages} in holes"
 
 
 def usage(cells: Iterable[Cell], page_size: int) -> Usage:

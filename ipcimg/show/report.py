@@ -104,7 +104,8 @@ class _Page:
 
     def _body(self, first: Subject, rest: Iterator[Subject]) -> Iterator[Markup]:
         see = tag("a", "see what", href="#end")
-        yield tag("p", "Not all could be read: ", see, class_="problem notice")  # hidden where there are no problems
+        # Shown by the style where there are problems, which is not known before the end.
+        yield tag("p", "Not all could be read: ", see, class_="problem notice", hidden="")
         for n, subject in enumerate(itertools.chain([first], rest), 1):
             yield from within("main" if n == 1 else "section", self._subject(subject, f"s{n}"), class_="subject")
         yield from self._problems(first)

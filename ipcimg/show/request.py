@@ -52,6 +52,11 @@ class Request:
         return self.messages or self.filter != Filter()
 
     @property
+    def is_summary(self) -> bool:
+        """Is nothing in particular asked for?"""
+        return not (self.kinds or self.objects or self.lists_messages or self.looks_into_contents)
+
+    @property
     def looks_into_contents(self) -> bool:
         """Is it contents that are to be shown, not what there is?"""
         return self.contents is not None or self.range is not None

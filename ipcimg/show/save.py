@@ -17,10 +17,13 @@ def one(answer: Answer, subjects: Iterable[Subject], path: str | None) -> None:
     """Write the only content that is meant into the new file path, or to standard output. Raises IpcimgError."""
     place: Place | None = None
     for subject in subjects:
+        if answer.request.verify and not subject.is_as_written():
+            return
         for this in answer.some_places(subject):
             if place is not None:
                 raise ObjectError(f"{place.name} and {this.name} are both meant; choose one by --id and --message")
             place = this
+        answer.note_unfit(subject)
     if place is None:
         if answer.lacks is None:
             raise ObjectError("there is no such message or segment")

@@ -57,6 +57,8 @@ def _of_file(image: ImageFile, beside: str | None, ns_id: int | None, problems: 
             for directory in archive.directories(image):
                 yield from _of_directory(directory, ns_id, problems)
             return
+        if image.size and not codec.has_common_magic(image):
+            raise ImageError(image.path, None, "is no image of CRIU's or ipcimg's, and no tar, tar.gz or tar.zst")
     yield _single(image, beside, problems)
 
 

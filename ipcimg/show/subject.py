@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from .. import codec, imageset, model
+from .. import codec, describe, imageset, model
 from ..errors import DirectoryError
 from ..image import ImageFile
 from ..manifest import Manifest
@@ -79,6 +79,12 @@ class Subject:
         return self.manifest is not None
 
     @property
+    def title(self) -> str:
+        """What it is called in text, on one line."""
+        name = describe.printable(self.name)
+        return name if self.ns_id is None else f"IPC namespace {self.ns_id}, {name}"
+
+    @property
     def is_set(self) -> bool:
         """Is it a set of images, not a single one?"""
         return self.ns_id is not None
@@ -88,6 +94,10 @@ class Subject:
         for kind in ("shm", "msg", "sem"):
             for one in self.of_kind(kind) or ():
                 yield kind, one
+
+    def has(self, kind: str) -> bool:
+        """Is there an image of this kind, of model.NAMES or var, or a set in which there could be one?"""
+        return self.is_set or (self.variables if kind == "var" else self.of_kind(kind)) is not None
 
     def of_kind(self, kind: str) -> Iterable[model.Object] | None:
         """The objects of a kind; None where there is no image of it."""

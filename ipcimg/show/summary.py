@@ -78,8 +78,8 @@ def pieces(subject: Subject, view: View, layout: table.Layout, verified: bool | 
     found = totals(subject) if subject.is_set else None
     whole = subject.is_set or bool(subject.others)
     if whole:
-        what = f"IPC namespace {subject.ns_id}" if subject.is_set else "No IPC namespace"
-        yield f"{pictures.title(f'{what}, {describe.printable(subject.name)}', view)}\n"
+        heading = subject.title if subject.is_set else f"No IPC namespace, {subject.title}"
+        yield f"{pictures.title(heading, view)}\n"
     for fact in facts(subject, found, view, verified):
         text = pictures.warning(fact.text, view) if fact.warns else fact.text
         yield f"{fact.label:<12} {text}\n" if whole else f"{text}\n"
