@@ -119,7 +119,7 @@ def test_the_inspector_s_side_collects_nothing(module: str) -> None:
 
 
 def test_the_command_alone_of_the_inspector_knows_what_a_command_is() -> None:
-    assert {module for module in SHOW if "commandline" in imported(module)} == {"show.command"}
+    assert {module for module in SHOW if "commandline" in imported(module)} == {"show.command", "show.arguments"}
 
 
 @pytest.mark.parametrize("module", sorted(KERNEL))
@@ -144,7 +144,7 @@ def test_model_knows_nobody() -> None:
         ("_loops", {"loops"}),
         ("pb", {"codec"}),
         ("google", {"codec"}),
-        ("argparse", {"cli", "commandline", "show.command"}),
+        ("argparse", {"cli", "commandline", "show.arguments", "show.command"}),
         ("xxhash", {"digest"}),
         ("tarfile", {"archive"}),
         ("gzip", {"archive"}),
