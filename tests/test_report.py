@@ -174,7 +174,7 @@ def test_fixtures(tmp_path: pathlib.Path, name: str) -> None:
     assert this.reported == []
     assert "IPC namespace 9" in page.within("h1")
     assert str(FIXTURES / name) in page.shown
-    assert "not by ipcimg: no ipcimg-manifest-9.img" in page.shown
+    assert "by CRIU, whose inventory is beside it: no ipcimg-manifest-9.img" in page.shown
     assert {"MSGMNI", "SHMALL", "SEMMNS", "MQQUEUES"} <= set(page.within("td"))
     assert "problem" not in {a.get("class") for _, a in page.elements}
 

@@ -227,6 +227,7 @@ def test_what_cannot_be_shown_ends_nothing_else(tmp_path: pathlib.Path) -> None:
     [line] = done.stderr.splitlines()
     assert f"{tmp_path}/d/ipcns-msg-9.img" in line
     assert done.stdout.count("Semaphore sets") == 1
+    assert f"\n{'':12} and what could not be read\n" in done.stdout
     assert done.stdout.count(" 0 5 32767") == 2
     (tmp_path / "d" / "pagemap-shmem-0.img").unlink()
     done = run(SHOW, "--json", tmp_path / "d", status=2)

@@ -42,6 +42,7 @@ class Totals:
     segment_pages: int = 0
     data_bytes: int | None = 0  # None where the data of a segment cannot be told
     fullest: model.MessageQueue | None = None
+    all_read: bool = True  # else there may be more of everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Fact:
 
 def totals(subject: Subject) -> Totals:
     """Count what is in a subject, in one pass over each kind."""
-    found, share = Totals(), -1.0
+    found, share, problems = Totals(), -1.0, subject.problems.count
     for queue in subject.queues or ():
         used = used_bytes(queue)
         found.queues, found.messages = found.queues + 1, found.messages + queue.qnum
@@ -70,6 +71,7 @@ def totals(subject: Subject) -> Totals:
         found.segments, found.segment_bytes = found.segments + 1, found.segment_bytes + segment.size
         found.segment_pages += -(-segment.size // subject.page_size)
         found.data_bytes = None if data is None or found.data_bytes is None else found.data_bytes + data
+    found.all_read = subject.problems.count == problems
     return found
 
 
@@ -114,10 +116,14 @@ def facts(subject: Subject, found: Totals | None, view: View, verified: bool | N
 def _of_set(subject: Subject, found: Totals, view: View, verified: bool | None) -> Iterator[Fact]:
     if subject.manifest is None:
         missing = manifest_name(subject.ns_id or 0)
-        yield Fact("dumped", f"not by ipcimg: no {missing}, and nothing says that the set is whole")
+        by_criu = any(other.kind == "INVENTORY" for other in subject.others)
+        maker = "by CRIU, whose inventory is beside it" if by_criu else "not by ipcimg"
+        yield Fact("dumped", f"{maker}: no {missing}, and nothing says that the set is whole")
     else:
         yield Fact("verified", _VERIFIED[verified], warns=verified is False)
     yield from _lines("holds", _holds(found, view) or ["no objects"])
+    if not found.all_read:
+        yield Fact("", "and what could not be read", warns=True)
     if found.fullest is not None:
         yield from _lines("fullest", _why_full(found.fullest, subject, view))
     if subject.variables is not None:
