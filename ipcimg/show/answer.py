@@ -109,6 +109,12 @@ class Answer:
             self._found = self._found or not self.request.looks_into_contents
             yield one
 
+    def _segments(self, subject: Subject) -> Iterator[model.SharedMemory]:
+        """The segments that are meant, as far as their data can be had."""
+        for _, segment in self.chosen(subject, ["shm"]):
+            if isinstance(segment, model.SharedMemory) and not isinstance(segment.extents, Unknown):
+                yield segment
+
     def _places(self, subject: Subject) -> Iterator[Place]:
         """Segments and messages that are meant; without names, segments only where texts are looked for."""
         wanted = self.request
@@ -116,11 +122,10 @@ class Answer:
         if wanted.messages or wanted.filter.is_of_messages:
             kinds = ("msg",)
         if "shm" in kinds:
-            for _, segment in self.chosen(subject, ["shm"]):
-                if isinstance(segment, model.SharedMemory) and not isinstance(segment.extents, Unknown):
-                    place = Place(f"shm:{segment.permissions.id}", f"{segment.size} bytes", contents.of(segment))
-                    if self._has_match(subject, place):
-                        yield place
+            for segment in self._segments(subject):
+                place = Place(f"shm:{segment.permissions.id}", f"{segment.size} bytes", contents.of(segment))
+                if self._has_match(subject, place):
+                    yield place
         if "msg" in kinds:
             for one in self.numbered(subject):
                 words = f"type {one.message.type}, {len(one.message.body)} bytes"
@@ -158,12 +163,8 @@ class Answer:
                 self._without.discard(kind)
             if kind == "var":
                 if subject.variables is not None:
-                    found.append(
-                        (
-                            LIMITS,
-                            summary.resources(subject.variables, summary.totals(subject) if subject.is_set else None),
-                        )
-                    )
+                    used = summary.totals(subject) if subject.is_set else None
+                    found.append((LIMITS, summary.resources(subject.variables, used)))
             elif subject.of_kind(kind) is not None:
                 found.append((columns.KINDS[kind], (one for _, one in self.chosen(subject, [kind]))))
         return found
@@ -184,9 +185,9 @@ class Answer:
 
     def _matches(self, subject: Subject) -> Iterator[Found]:
         pattern = self.request.filter.pattern
-        for _, segment in self.chosen(subject, {"shm"} & {*self.request.tables()}):
-            if pattern is None or not isinstance(segment, model.SharedMemory) or isinstance(segment.extents, Unknown):
-                continue
+        if pattern is None or "shm" not in self.request.tables():
+            return
+        for segment in self._segments(subject):
             for offset, match in subject.problems.within(contents.search(contents.of(segment), pattern)):
                 self._found = True
                 text = describe.preview(match) if self._view.truncate else describe.preview(match, len(match))

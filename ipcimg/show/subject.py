@@ -70,13 +70,13 @@ class Subject:
 
     def is_as_written(self) -> bool:
         """See whether every file is as it was written; whatever speaks against it is reported."""
-        if self.verify is None or not self.problems.succeeds(self.verify):
-            if self.verify is None:
-                self.problems.report(DirectoryError(f"{self.name}: cannot be verified: it is no whole set"))
+        why = "it is no whole set" if self.verify is None else "it has no manifest, so no digests"
+        if self.verify is not None and not self.problems.succeeds(self.verify):
             return False
-        if self.manifest is None:
-            self.problems.report(DirectoryError(f"{self.name}: cannot be verified: it has no manifest, so no digests"))
-        return self.manifest is not None
+        if self.verify is None or self.manifest is None:
+            self.problems.report(DirectoryError(f"{self.name}: cannot be verified: {why}"))
+            return False
+        return True
 
     @property
     def title(self) -> str:
@@ -91,7 +91,7 @@ class Subject:
 
     def objects(self) -> Iterator[tuple[str, model.Object]]:
         """All objects, each with its kind."""
-        for kind in ("shm", "msg", "sem"):
+        for kind in model.NAMES:
             for one in self.of_kind(kind) or ():
                 yield kind, one
 

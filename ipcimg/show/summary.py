@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from .. import describe, model
@@ -85,7 +85,7 @@ def pieces(subject: Subject, view: View, layout: table.Layout, verified: bool | 
     for fact in facts(subject, found, view, verified):
         text = pictures.warning(fact.text, view) if fact.warns else fact.text
         yield f"{fact.label:<12} {text}\n" if whole else f"{text}\n"
-    shown = layout if layout.at_most is not None or not subject.is_set else table.limited(layout, _ROWS)
+    shown = layout if layout.at_most is not None or not subject.is_set else replace(layout, at_most=_ROWS)
     for kind, option in (("shm", "-m"), ("msg", "-q"), ("sem", "-s")):
         objects = subject.of_kind(kind)
         if objects is None or next(iter(objects), None) is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import pictures
@@ -19,14 +19,13 @@ from .view import View
 _BLOCK = 4096  # rows that are aligned to each other, at most
 _SIZE = 1 << 20  # characters of them, about
 UNKNOWN = "-"  # for what the image does not tell
-FORMATS = ("list", "raw", "export", "newline", "json")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Which columns of which rows, in which format and order."""
 
-    format: str = "list"  # one of FORMATS
+    format: str = "list"  # a key of _FORMATS
     headings: bool = True
     columns: tuple[str, ...] = ()  # instead of those that a kind shows by itself
     more: tuple[str, ...] = ()  # beside them, as far as the kind has them
@@ -44,11 +43,6 @@ class Layout:
         names += [name for name in self.more if name in kind.columns]
         names += [*(kind.times if self.times else ()), *(kind.pids if self.pids else ())]
         return kind.chosen(list(dict.fromkeys(names)))
-
-
-def limited(layout: Layout, rows: int) -> Layout:
-    """The same with at most so many rows."""
-    return replace(layout, at_most=rows)
 
 
 def lines(kind: Kind, things: Iterable[Any], layout: Layout, view: View, hint: str = "") -> Iterator[str]:
