@@ -106,6 +106,12 @@ def say(parser: argparse.ArgumentParser, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def as_json(value: object) -> str:
+    import json  # few are asked for it
+
+    return json.dumps(value)
+
+
 def number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {(1 << 32) - 1}")

@@ -19,6 +19,7 @@ MODULES = sorted(
     if "pb" not in path.relative_to(PACKAGE).parts
 )
 SHOW = {name for name in MODULES if name.startswith("show.")}  # the inspector
+COMMANDS = {name for name in MODULES if name.startswith("commands.")}  # of ipcimg
 
 # The two sides of model.py, which know nothing of each other, and those who bring them together.
 KERNEL = {
@@ -29,7 +30,7 @@ KERNEL = {
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
 JSON = {"jsonfields", "critjson", "encode"}
-TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"}
+TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:
@@ -144,7 +145,7 @@ def test_model_knows_nobody() -> None:
         ("_loops", {"loops"}),
         ("pb", {"codec"}),
         ("google", {"codec"}),
-        ("argparse", {"cli", "commandline", "show.arguments", "show.command"}),
+        ("argparse", {"cli", "commandline", "show.arguments", "show.command"} | COMMANDS - {"commands.__init__"}),
         ("xxhash", {"digest"}),
         ("tarfile", {"archive"}),
         ("gzip", {"archive"}),
@@ -160,7 +161,10 @@ def test_one_module_knows(package: str, only: set[str]) -> None:
 def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
     for module in MODULES:
         others = (
-            packages(module) - set(sys.stdlib_module_names) - set(MODULES) - {"pb", "_loops", "__version__", "show"}
+            packages(module)
+            - set(sys.stdlib_module_names)
+            - set(MODULES)
+            - {"pb", "_loops", "__version__", "show", "commands"}
         )
         assert others <= {"google", "tqdm", "xxhash", "backports", "compression"}, module
 
@@ -181,6 +185,7 @@ FOR_ALL = {
     "progress",
     "selection",
 }
+FOR_COMMANDS = {"cli", "commands"} | COMMANDS
 FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
@@ -198,11 +203,11 @@ LATE = {
 @pytest.mark.parametrize(
     ("module", "only"),
     [
-        ("cli", {"cli"}),
+        ("cli", FOR_COMMANDS),
         ("show.command", SHOW - SHOW_LATE | {"show"} | FOR_IMAGES),
-        ("imageset", {"cli"} | FOR_IMAGES),  # verify
-        ("dump", {"cli", "dump"} | FOR_IMAGES | FOR_THE_KERNEL),
-        ("restore", {"cli", "restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
+        ("imageset", FOR_COMMANDS | FOR_IMAGES),  # verify
+        ("dump", FOR_COMMANDS | {"dump"} | FOR_IMAGES | FOR_THE_KERNEL),
+        ("restore", FOR_COMMANDS | {"restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
     ],
 )
 def test_commands_read_what_they_need(module: str, only: set[str]) -> None:

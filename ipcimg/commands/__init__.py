@@ -1,0 +1,1 @@
+"""The commands of ipcimg, a module each: add() adds its arguments to a parser, and what they ask for is run."""

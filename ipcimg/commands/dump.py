@@ -1,0 +1,99 @@
+"""ipcimg dump."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import digest
+from ..commandline import DONE, report, say
+from . import arguments
+from .arguments import Commands, new
+
+_MOVED_AT_MOST = 20  # lines
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    dump = new(
+        commands,
+        "dump",
+        what="write an IPC namespace into images",
+        description="Write everything in an IPC namespace into an image directory.",
+    )
+    arguments.add_namespace(dump, "namespace to dump")
+    place = dump.add_mutually_exclusive_group(required=True)
+    arguments.add_directory(dump, place)
+    place.add_argument(
+        "--criu-set",
+        metavar="DIR",
+        help="put the images in the place of CRIU's in DIR, into which it has dumped the processes: "
+        "criu restore then brings back what ipcimg has dumped",
+    )
+    arguments.add_selection(dump, "dump")
+    dump.add_argument(
+        "--force",
+        action="store_true",
+        help="replace set N where it is there already; with --criu-set, what CRIU would hardly restore as well",
+    )
+    dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
+    dump.add_argument(
+        "--digest",
+        choices=tuple(digest.ALGORITHMS),
+        default=digest.DEFAULT,
+        help="how the manifest tells whether a file is as it was written (default: %(default)s)",
+    )
+    arguments.add_frozen(dump)
+    dump.add_argument(
+        "--allow-inconsistent",
+        action="store_true",
+        help="where the namespace is in use all the time, dump it all the same, and record what moved",
+    )
+    dump.add_argument(
+        "--peek-only",
+        action="store_true",
+        help="never take a message off a queue and put it back, which is faster for deep ones of a stopped namespace",
+    )
+    arguments.add_progress(dump)
+    dump.set_defaults(run=_run)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from ..dump import dump
+
+    selection = arguments.selection(options)
+    if options.criu_set is not None:
+        if not selection.everything:
+            parser.error("--criu-set replaces all that CRIU has dumped: it takes no part of a namespace")
+        if options.criu_exact:
+            parser.error("--criu-set is for any version of CRIU; what --criu-exact writes is for 4.2 and later")
+        if options.allow_inconsistent:
+            parser.error("--criu-set is for processes that are stopped: CRIU would not see --allow-inconsistent")
+        if options.tree is None and options.ipc_ns is None:
+            parser.error(
+                "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
+            )
+    directory = options.images_dir if options.criu_set is None else options.criu_set
+    with arguments.namespace_of(options) as source, arguments.progress(options, "dumping") as progress:
+        source.enter()  # for good: not everybody who may go there may come back
+        dumped = dump(
+            directory,
+            source,
+            ns_id=options.ns_id,
+            only=selection,
+            force=options.force,
+            criu_exact=options.criu_exact,
+            digest_algorithm=options.digest,
+            freeze=options.freeze,
+            frozen=options.frozen_by_caller,
+            allow_inconsistent=options.allow_inconsistent,
+            peek_only=options.peek_only,
+            criu_set=options.criu_set is not None,
+            progress=progress,
+        )
+    moved = dumped.consistency.moved
+    for what in moved[:_MOVED_AT_MOST]:
+        say(parser, f"Warning: not of one moment: {what}")
+    if moved[_MOVED_AT_MOST:]:
+        say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+    report(parser, f"dumped {arguments.counts(dumped.counts)} into {directory}")
+    return DONE

@@ -1,0 +1,54 @@
+"""ipcimg recover."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..commandline import DONE, report
+from . import arguments
+from .arguments import Commands, new
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    recover = new(
+        commands,
+        "recover",
+        what="undo a restore that was killed; complete or remove what a killed dump left",
+        description="Undo a restore into a namespace whose process was killed; have the messages of a queue that a "
+        "killed dump was turning in their order again. With -D, look at an image directory instead, unless a namespace "
+        "is named as well: a set that a killed dump had written whole is put in its place, anything less is removed.",
+    )
+    arguments.add_namespace(recover, "namespace to recover")
+    recover.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory to recover")
+    recover.set_defaults(run=_run)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from .. import directory
+    from ..recover import recover
+
+    if options.images_dir is not None:
+        settled = directory.recover(directory.ImageDirectory(options.images_dir))
+        for ns_id, complete in settled.items():
+            what = (
+                "is complete now" if complete else "an unfinished dump was removed; a set from before stays as it was"
+            )
+            report(parser, f"image directory {options.images_dir}: set {ns_id}: {what}")
+        if not settled:
+            report(parser, f"image directory {options.images_dir}: nothing to recover")
+        if options.tree is None and options.ipc_ns is None:
+            return DONE
+    with arguments.namespace_of(options) as target:
+        target.enter()
+        found = recover(target)
+        if found is None:
+            report(parser, f"{target.described}: nothing to recover")
+        else:
+            if found.restore is not None:
+                report(parser, f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
+            if found.turned is not None:
+                report(parser, f"{target.described}: {found.turned}")
+            for cgroup in found.thawed:
+                report(parser, f"{target.described}: thawed the cgroup {cgroup}, which a killed dump had left frozen")
+    return DONE

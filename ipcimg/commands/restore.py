@@ -1,0 +1,152 @@
+"""ipcimg restore."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import functools
+import io
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from ..commandline import DONE, as_json, report, say
+from ..errors import IpcimgError, explain
+from ..model import NAMES
+from . import arguments
+from .arguments import Commands, new
+
+if TYPE_CHECKING:
+    from ..restore import Restored
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    restore = new(
+        commands,
+        "restore",
+        what="make an IPC namespace from images",
+        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
+        description="Make everything that an image directory holds, under the same ids.",
+    )
+    target = arguments.add_namespace(restore, "namespace to restore into")
+    target.add_argument("--new-ns", action="store_true", help="a new namespace, for --pin or COMMAND")
+    restore.add_argument("--pin", metavar="PATH", help="keep the new namespace by a bind mount on the new file PATH")
+    arguments.add_directory(restore)
+    arguments.add_selection(restore, "restore")
+    restore.add_argument(
+        "--vars",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="restore the namespace's settings too (default: unless it is the machine's own namespace, or a part "
+        "without them was dumped or is restored)",
+    )
+    restore.add_argument(
+        "--into-free-ids", action="store_true", help="give objects whose ids are taken other ids, and print which"
+    )
+    restore.add_argument(
+        "--hold",
+        action="store_true",
+        help="keep segments that only attachments keep alive in a process of its own until somebody attaches them",
+    )
+    restore.add_argument("--pidfile", metavar="FILE", help="write the process id of that process to FILE")
+    restore.add_argument("--strict", action="store_true", help="refuse what would otherwise end with a warning")
+    restore.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    restore.add_argument(
+        "-v", "--verbose", action="count", default=0, help="list what is in the images and nobody can restore"
+    )
+    arguments.add_progress(restore)
+    restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
+    restore.set_defaults(run=_run)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from .. import interrupts, namespace
+    from ..restore import restore
+
+    command: list[str] = options.run_command
+    if command[:1] == ["--"]:  # Python 3.13 leaves it out
+        command = command[1:]
+    if not options.new_ns and (options.pin is not None or command):
+        parser.error("--pin and COMMAND go with --new-ns")
+    if options.new_ns and options.pin is None and not command:
+        parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
+    if options.pidfile is not None and not options.hold:
+        parser.error("--pidfile goes with --hold")
+    if options.pin is not None and os.path.lexists(options.pin):
+        raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
+    with contextlib.ExitStack() as stack:
+        pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
+        target = stack.enter_context(namespace.new() if options.new_ns else arguments.namespace_of(options))
+        target.enter()
+        stack.enter_context(interrupts.handled())
+        with arguments.progress(options, "restoring") as progress:
+            restored = restore(
+                options.images_dir,
+                target,
+                ns_id=options.ns_id,
+                only=arguments.selection(options),
+                variables=options.vars,
+                into_free_ids=options.into_free_ids,
+                hold=options.hold,
+                strict=options.strict,
+                creator_stays=bool(command),
+                reachable=not options.new_ns or options.pin is not None,
+                report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
+                progress=progress,
+            )
+        try:
+            if not options.new_ns:
+                interrupts.finished()
+            for warning in restored.warnings:
+                say(parser, f"Warning: {warning}")
+            for line in restored.facts_lost if options.verbose else ():
+                say(parser, f"Not restored, since nobody can: {line}")
+            if options.pin is not None:
+                target.pin(options.pin)
+            report(parser, *_restored(restored, options.images_dir, options.json))
+            if command:
+                _become(command, options.pin)
+        except BaseException:
+            if options.new_ns and restored.holder is not None:  # nobody can get at what it holds
+                os.kill(restored.holder, signal.SIGTERM)
+                if pidfile is not None:
+                    pidfile.truncate(0)
+            raise
+        return DONE
+
+
+def _write_pid(pidfile: io.FileIO, pid: int) -> None:
+    try:
+        pidfile.write(b"%d\n" % pid)
+    except OSError as error:
+        raise IpcimgError(f"writing {os.fsdecode(pidfile.name)}: {explain(error)}") from error
+
+
+def _become(command: list[str], pin: str | None) -> None:
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    try:
+        # In this very process: it is the creator of the segments, and keeps them alive.
+        os.execvp(command[0], command)
+    except OSError as error:
+        if pin is not None:
+            from ..namespace import IpcNamespace
+
+            IpcNamespace.unpin(pin)
+        raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
+
+
+def _restored(restored: Restored, directory: str, json: bool) -> list[str]:
+    if json:
+        new_ids: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
+        for (kind, old), new in restored.new_ids.items():
+            new_ids[kind][old] = new
+        return [as_json(dataclasses.asdict(restored) | {"new_ids": new_ids})]
+    lines = [f"restored {arguments.counts(restored.counts)} from {directory}"]
+    lines += [f"{NAMES[kind]} {old} is now {new}" for (kind, old), new in restored.new_ids.items()]
+    if restored.holder is not None:
+        lines.append(f"process {restored.holder} keeps segments attached: {' '.join(map(str, restored.held))}")
+    return lines

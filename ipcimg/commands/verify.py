@@ -1,0 +1,49 @@
+"""ipcimg verify."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..commandline import DONE, FAILED, number, report, say
+from ..errors import IpcimgError
+from . import arguments
+from .arguments import Commands, new
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    verify = new(
+        commands,
+        "verify",
+        what="is a set of images whole, and as it was written",
+        description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
+    )
+    verify.add_argument("images_dir", metavar="DIR", help="the image directory")
+    verify.add_argument("--ns-id", type=number, metavar="N", help="only this set of the directory")
+    arguments.add_progress(verify)
+    verify.set_defaults(run=_run)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from .. import imageset
+    from ..directory import ImageDirectory
+
+    directory, status = ImageDirectory(options.images_dir), DONE
+    for ns_id in directory.chosen_sets(options.ns_id):
+        try:
+            images = imageset.ImageSet(directory, ns_id)
+            with arguments.progress(options, "verifying") as progress:
+                counts = images.check(progress)
+        except IpcimgError as error:
+            say(parser, f"Error: {error}")
+            status = FAILED
+            continue
+        how = (
+            "no manifest: nothing is missing that its images promise"
+            if images.manifest is None
+            else f"whole, and as it was written ({images.manifest.digest_algorithm})"
+        )
+        if images.moved:
+            how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
+        report(parser, f"set {images.ns_id}: {arguments.counts(counts)}: {how}")
+    return status
