@@ -50,7 +50,7 @@ _FSYNC_AT_MOST = 64
 _BUFFER = 2 * PIECE
 
 
-def _who_could_change(status: os.stat_result) -> str | None:
+def who_could_change(status: os.stat_result) -> str | None:
     """Who, beside root and ourselves, could change a file between its check and its use; None for nobody."""
     if status.st_uid not in (0, os.geteuid()):
         return f"belongs to user {status.st_uid}, who could change it meanwhile; chown it, if you trust it"
@@ -78,7 +78,7 @@ class ImageDirectory(Images):
             self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             raise DirectoryError(f"image directory {path}: {explain(error).removeprefix(f'{name}: ')}") from error
-        if wary and (why := _who_could_change(os.fstat(self.fd))):
+        if wary and (why := who_could_change(os.fstat(self.fd))):
             raise DirectoryError(f"image directory {path}: {why}")
 
     def __del__(self) -> None:
@@ -125,13 +125,13 @@ class ImageDirectory(Images):
             why = "is a symbolic link" if is_link else explain(error).removeprefix(f"{name}: ")
             raise ImageError(path, None, why) from error
         image = ImageFile(fd, path)
-        if self._wary and (why_not := _who_could_change(os.fstat(fd))):
+        if self._wary and (why_not := who_could_change(os.fstat(fd))):
             raise ImageError(path, None, why_not)
         return image
 
     @contextlib.contextmanager
     def being_read(self) -> Iterator[None]:
-        """Keep writers out of the directory inside the with block. Raises DirectoryError while one is in it."""
+        """See Images."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -324,7 +324,7 @@ def settle(directory: ImageDirectory) -> dict[int, bool]:
         if (ns_id := number_of_temporary(name)) is not None:
             temporary = _open_temporary(directory, ns_id)
             try:
-                if why := _who_could_change(os.fstat(temporary)):
+                if why := who_could_change(os.fstat(temporary)):
                     raise DirectoryError(f"image directory {directory.path}: {name} {why}")
                 found[ns_id] = _has(temporary, COMMIT)
                 if found[ns_id]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -98,6 +99,11 @@ class Images(ABC):
     def remedy(self) -> str:
         """What there is to be done about an unfinished set: the end of a line."""
         return ""
+
+    @contextlib.contextmanager
+    def being_read(self) -> Iterator[None]:
+        """Keep writers out inside the with block, where there can be any. Raises DirectoryError while one is in."""
+        yield
 
     @abstractmethod
     def names(self) -> list[str]:

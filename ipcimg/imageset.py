@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from . import codec, criudump, digest, manifest, model
+from . import codec, criudump, digest, manifest, model, places
 from .directory import ImageDirectory, NewSet, new_set, recover
 from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
@@ -234,13 +234,13 @@ def read_manifest(directory: Images, ns_id: int) -> manifest.Manifest | None:
 
 
 def open_set(path: str, ns_id: int | None = None) -> ImageSet:
-    """The set ns_id, or the only one, of the image directory path. Raises DirectoryError, ImageError."""
-    directory = ImageDirectory(path)
+    """The set ns_id, or the only one, of the place path; see places.opened(). Raises DirectoryError, ImageError."""
+    directory = places.opened(path)
     return ImageSet(directory, directory.the_set(ns_id))
 
 
 def load(path: str | os.PathLike[str], ns_id: int | None = None) -> model.Contents:
-    """What a set of images holds: CRIU's or ipcimg's, of the image directory path.
+    """What a set of images holds: CRIU's or ipcimg's, of an image directory, an archive, or "-", standard input.
 
     ns_id is the N in the file names; it may be left out where there is only one set. The variables
     are read now; segments, queues and semaphores are read each time they are iterated, and raise

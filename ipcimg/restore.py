@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import imageset, interrupts, journal, libc, loops, msg, namespace, owners, sem, shm, var
+from . import imageset, interrupts, journal, libc, loops, msg, namespace, owners, places, sem, shm, var
 from .companion import Companion
 from .create import Creator, Making
 from .credentials import may_be_any_creator
-from .directory import ImageDirectory
 from .errors import KernelError, LossError, ObjectError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
@@ -53,7 +52,8 @@ def restore(
 ) -> Restored:
     """Make everything that a set of images holds in an IPC namespace, under the same ids.
 
-    target is the namespace, by default the caller's own; only the part of the images that is meant.
+    directory is an image directory, an archive with one, or "-" for an archive from standard input. target
+    is the namespace, by default the caller's own; only the part of the images that is meant.
     variables tells whether the namespace's settings are restored as well; by default they are,
     unless a part without them is meant or was dumped, or target is the namespace the machine booted
     with, whose limits are not raised for the time then either.
@@ -69,7 +69,7 @@ def restore(
     Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
-        opened = ImageDirectory(os.fspath(directory), wary=True)
+        opened = places.opened(os.fspath(directory), wary=True)
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
         images = imageset.ImageSet(opened, opened.the_set(ns_id))

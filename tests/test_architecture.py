@@ -29,6 +29,7 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
+IMAGES |= {"places", "delivery"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
 
@@ -114,7 +115,7 @@ def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
 
 
-@pytest.mark.parametrize("module", ["directory", "imageset", *sorted(SHOW)])
+@pytest.mark.parametrize("module", ["directory", "imageset", "places", "delivery", *sorted(SHOW)])
 def test_the_inspector_s_side_collects_nothing(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"commandline", "__init__"}) == set()
 
@@ -186,7 +187,7 @@ FOR_ALL = {
     "selection",
 }
 FOR_COMMANDS = {"cli", "commands"} | COMMANDS
-FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest"}
+FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest", "places"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),

@@ -194,13 +194,13 @@ def test_two_sets(tmp_path: pathlib.Path) -> None:
 
 
 def test_missing_directory(tmp_path: pathlib.Path) -> None:
-    assert refused("restore", "-D", tmp_path / "no") == f"image directory {tmp_path}/no: No such file or directory"
+    assert refused("restore", "-D", tmp_path / "no") == f"{tmp_path}/no: No such file or directory"
     assert "No such file or directory" in refused("dump", "-D", tmp_path / "no" / "set")
 
 
 def test_directory_that_is_a_file(tmp_path: pathlib.Path) -> None:
     path = make("file", tmp_path)
-    assert refused("restore", "-D", path) == f"image directory {path}: Not a directory"
+    assert refused("restore", "-D", path) == f"{path}: is no image directory, and no tar, tar.gz or tar.zst with one"
     assert refused("dump", "-D", path) == f"image directory {path}: Not a directory"
     assert path.read_bytes() == b"something else"
 

@@ -25,10 +25,9 @@ def add(commands: Commands) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from .. import imageset
-    from ..directory import ImageDirectory
+    from .. import imageset, places
 
-    directory, status = ImageDirectory(options.images_dir), DONE
+    directory, status = places.opened(options.images_dir), DONE
     for ns_id in directory.chosen_sets(options.ns_id):
         try:
             images = imageset.ImageSet(directory, ns_id)

@@ -5,47 +5,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import stat
 from collections.abc import Iterable, Iterator
 
-from .. import codec, imageset, model
+from .. import codec, imageset, model, places
 from ..directory import ImageDirectory
-from ..errors import DirectoryError, ImageError, explain
+from ..errors import ImageError
 from ..image import ImageFile
 from ..images import KINDS, Images, is_segment_name, is_set_name, kind_name, number_of_segments, pagemap_name
 from .problems import Problems
 from .subject import Data, Other, Subject, Unknown
 
-STANDARD_INPUT = "-"
-
 
 def subjects(path: str, ns_id: int | None, problems: Problems) -> Iterator[Subject]:
     """All that path names; ns_id chooses a set where there are several. Raises ImageError, DirectoryError.
 
-    path is that of an image, an image directory or a checkpoint archive, or STANDARD_INPUT for what comes from there.
+    path is that of an image, or of what places.opened() opens.
     """
-    if path == STANDARD_INPUT:
-        from ..spool import standard_input
-
-        yield from _of_file(standard_input(), None, ns_id, problems)
-        return
-    try:
-        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
-    except OSError as error:
-        raise DirectoryError(f"{path}: {explain(error).removeprefix(f'{path}: ')}") from error
-    if is_directory:
-        yield from _of_directory(ImageDirectory(path), ns_id, problems)
+    if places.is_file(path):
+        beside = None if path == places.STANDARD_INPUT else os.path.dirname(path) or "."
+        yield from _of_file(places.opened_file(path), beside, ns_id, problems)
     else:
-        yield from _of_file(_opened(path), os.path.dirname(path) or ".", ns_id, problems)
-
-
-def _opened(path: str) -> ImageFile:
-    # A symbolic link that the user names is followed; inside directories none is.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ImageError(path, None, explain(error).removeprefix(f"{path}: ")) from error
-    return ImageFile(fd, path)
+        yield from _of_directory(places.opened(path), ns_id, problems)
 
 
 def _of_file(image: ImageFile, beside: str | None, ns_id: int | None, problems: Problems) -> Iterator[Subject]:

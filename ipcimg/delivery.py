@@ -1,0 +1,82 @@
+"""A dump that goes elsewhere than into a directory: it is made whole in one of our own first, and then delivered.
+
+So nobody who was stopped for the dump waits for a network, and nothing is sent of a dump that fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+from .directory import ImageDirectory
+from .errors import DirectoryError, explain
+from .image import ImageFile
+from .images import kind_name, manifest_name
+from .interrupts import deferred, handled
+from .progress import NOBODY, Progress
+
+PREFIX = "ipcimg-dump-"  # of the directory's name, in $TMPDIR
+
+_T = TypeVar("_T")
+
+
+class Destination(Protocol):
+    """Where a set goes to. Whoever it belongs to undoes what has been put, should it never be finished.
+
+    Each of its functions raises an IpcimgError where something does not get there.
+    """
+
+    def begin(self, ns_id: int) -> None:
+        """Set ns_id is going to come; it is whole here."""
+
+    def put(self, name: str, image: ImageFile) -> None:
+        """Take a file of the set; the variables are the last but one, the manifest is the last."""
+
+    def finish(self) -> None:
+        """All has been put: see that it is there."""
+
+
+def delivered(make: Callable[[str], _T], destination: Destination, progress: Progress = NOBODY) -> _T:
+    """Have make() dump into a directory of our own, deliver the set that is there then, and give what it gave.
+
+    progress is told how much there is to deliver; the destination tells it what has been. The directory, in $TMPDIR and
+    mode 0700, is gone in any case, except when the process is killed. Raises DirectoryError, and what the others raise.
+    """
+    with handled(), _directory_of_our_own() as path:
+        made = make(path)
+        _deliver(ImageDirectory(path), destination, progress)
+        return made
+
+
+def _deliver(directory: ImageDirectory, destination: Destination, progress: Progress) -> None:
+    ns_id = directory.the_set(None)
+    last = [kind_name("var", ns_id), manifest_name(ns_id)]  # no reader takes what is without them for a set
+    names = [name for name in directory.names() if name not in last] + last
+    progress.expect(sum(directory.image(name).size for name in names))
+    destination.begin(ns_id)
+    for name in names:
+        destination.put(name, directory.image(name))
+    destination.finish()
+
+
+@contextlib.contextmanager
+def _directory_of_our_own() -> Iterator[str]:
+    import shutil
+    import tempfile  # both take long to import, and most dump into directories
+
+    path: str | None = None
+    try:
+        with deferred():
+            try:
+                path = tempfile.mkdtemp(prefix=PREFIX)
+            except OSError as error:
+                raise DirectoryError(f"making a directory in $TMPDIR: {explain(error)}") from error
+        yield path
+    finally:
+        if path is not None:
+            with deferred():
+                try:
+                    shutil.rmtree(path)
+                except OSError as error:
+                    raise DirectoryError(f"removing {path}: {explain(error)}") from error
