@@ -7,7 +7,7 @@
 
 _shtab_ipcimg_subparsers=(dump restore verify diff encode recover check)
 
-_shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --criu-set --only --id --key --force --criu-exact --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress)
+_shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --zstd --criu-set --only --id --key --force --criu-exact --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress)
 _shtab_ipcimg_restore_option_strings=(-h --help -t --tree --ipc-ns --new-ns --pin -D --images-dir --ns-id --only --id --key --vars --no-vars --into-free-ids --hold --pidfile --strict --json -v --verbose --no-progress)
 _shtab_ipcimg_verify_option_strings=(-h --help --ns-id --no-progress)
 _shtab_ipcimg_diff_option_strings=(-h --help --ns-id --only --id --key --freeze --frozen-by-caller --facts --json)
@@ -43,6 +43,7 @@ _shtab_ipcimg_pos_0_choices=(dump restore verify diff encode recover check)
 
 _shtab_ipcimg_dump__h_nargs=0
 _shtab_ipcimg_dump___help_nargs=0
+_shtab_ipcimg_dump___zstd_nargs=0
 _shtab_ipcimg_dump___force_nargs=0
 _shtab_ipcimg_dump___criu_exact_nargs=0
 _shtab_ipcimg_dump___freeze_nargs=0

@@ -171,8 +171,10 @@ class NewSet:
         to_replace: Callable[[], Iterable[str]],
         digest_algorithm: str,
         progress: Progress,
+        durable: bool,
     ) -> None:
         self.directory, self.ns_id, self.digest_algorithm, self.progress = directory, ns_id, digest_algorithm, progress
+        self._durable = durable
         self.files: dict[str, File] = {}  # those that are closed
         self._replaces: frozenset[str] = frozenset()
         self._moving = False
@@ -210,7 +212,8 @@ class NewSet:
     def commit(self) -> None:
         """Everything to the disk, then to its place. The manifest must be the last file written."""
         try:
-            self._to_disk()
+            if self._durable:
+                self._to_disk()
             for name in self.files:  # again: CRIU takes no lock
                 self._refuse_others(name)
             with deferred():
@@ -259,16 +262,18 @@ def new_set(
     to_replace: Callable[[], Iterable[str]] = tuple,
     digest_algorithm: str = digest.DEFAULT,
     progress: Progress = NOBODY,
+    durable: bool = True,
 ) -> Iterator[NewSet]:
     """Add set ns_id to the directory: committed at the end of the with block, abandoned on any error.
 
     to_replace is asked, once no other writer can interfere, which files of the set that is there
-    already are to go; it may raise. progress is told of what is written. Raises DirectoryError.
+    already are to go; it may raise. progress is told of what is written. durable says that the set is
+    to outlive a crash of the machine: its data are on the disk first. Raises DirectoryError.
     """
     made: NewSet | None = None
     try:
         with deferred():
-            made = NewSet(directory, ns_id, to_replace, digest_algorithm, progress)
+            made = NewSet(directory, ns_id, to_replace, digest_algorithm, progress, durable)
         yield made
         made.commit()
     except BaseException:

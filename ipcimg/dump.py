@@ -57,6 +57,7 @@ def dump(
     peek_only: bool = False,
     criu_set: bool = False,
     progress: Progress = NOBODY,
+    durable: bool = True,
 ) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
@@ -67,8 +68,10 @@ def dump(
     process ids of a queue others, unless peek_only. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
-    with allow_inconsistent, tells what moved. progress is told of what is read. On any error the
-    directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
+    with allow_inconsistent, tells what moved. progress is told of what is read. Without durable the
+    images are not waited for until they are on the disk: for a directory that a crash of the machine makes useless. On
+    any error the directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed
+    meanwhile.
     """
 
     def attempt(tolerant: bool, turns: bool) -> Dumped:
@@ -79,6 +82,7 @@ def dump(
             digest_algorithm=digest_algorithm,
             criu_set=criu_set,
             progress=progress,
+            durable=durable,
         ) as out:
             with living(
                 source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant, turns=turns and not peek_only

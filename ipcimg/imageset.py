@@ -431,8 +431,9 @@ def saving(
     digest_algorithm: str = digest.DEFAULT,
     criu_set: bool = False,
     progress: Progress = NOBODY,
+    durable: bool = True,
 ) -> Iterator[NewSet]:
-    """A new set in the image directory path; see save(). progress is told of what is written."""
+    """A new set in the image directory path; see save(), and for progress and durable new_set()."""
     directory: ImageDirectory | None = None
     try:
         with deferred():
@@ -443,7 +444,7 @@ def saving(
         else:
             n = criudump.namespace(directory) or 1 if ns_id is None else ns_id
         with new_set(
-            directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm, progress
+            directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm, progress, durable
         ) as out:
             yield out
     except BaseException:

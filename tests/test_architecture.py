@@ -29,7 +29,7 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery"}
+IMAGES |= {"places", "delivery", "tarstream"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
 
@@ -115,7 +115,7 @@ def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
 
 
-@pytest.mark.parametrize("module", ["directory", "imageset", "places", "delivery", *sorted(SHOW)])
+@pytest.mark.parametrize("module", ["directory", "imageset", "places", "delivery", "tarstream", *sorted(SHOW)])
 def test_the_inspector_s_side_collects_nothing(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"commandline", "__init__"}) == set()
 
@@ -148,10 +148,10 @@ def test_model_knows_nobody() -> None:
         ("google", {"codec"}),
         ("argparse", {"cli", "commandline", "show.arguments", "show.command"} | COMMANDS - {"commands.__init__"}),
         ("xxhash", {"digest"}),
-        ("tarfile", {"archive"}),
+        ("tarfile", {"archive", "tarstream"}),
         ("gzip", {"archive"}),
-        ("backports", {"archive"}),
-        ("compression", {"archive"}),
+        ("backports", {"archive", "tarstream"}),
+        ("compression", {"archive", "tarstream"}),
         ("tqdm", {"progress"}),
     ],
 )

@@ -37,10 +37,12 @@ def add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._Mutua
     return group
 
 
-def add_directory(parser: argparse.ArgumentParser, among: argparse._MutuallyExclusiveGroup | None = None) -> None:
-    """The image directory: required, or one of several ways to name it."""
+def add_directory(
+    parser: argparse.ArgumentParser, what: str, among: argparse._MutuallyExclusiveGroup | None = None
+) -> None:
+    """The image directory, or what may stand for it: required, or one of several ways to name it."""
     directory = parser if among is None else among
-    directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help="the image directory")
+    directory.add_argument("-D", "--images-dir", metavar="DIR", required=among is None, help=what)
     parser.add_argument("--ns-id", type=number, metavar="N", help="the number of the set: ipcns-*-N.img")
 
 

@@ -27,11 +27,15 @@ def add(commands: Commands) -> None:
         commands,
         "diff",
         what="compare two sets of images, or one and a living namespace",
-        description="Say what differs between A and B, each an image directory, ns:PID or ns:PATH. "
+        description="Say what differs between A and B, each an image directory or archive, ns:PID or ns:PATH. "
         "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
     )
     for name in ("a", "b"):
-        diff.add_argument(name, metavar=name.upper(), help="an image directory, or ns:PID or ns:PATH for a namespace")
+        diff.add_argument(
+            name,
+            metavar=name.upper(),
+            help="an image directory or archive, - for one from standard input, or ns:PID or ns:PATH for a namespace",
+        )
     diff.add_argument("--ns-id", type=number, metavar="N", help="the set of the image directories")
     arguments.add_selection(diff, "compare")
     arguments.add_frozen(diff)
@@ -41,8 +45,10 @@ def add(commands: Commands) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from .. import diff, interrupts
+    from .. import diff, interrupts, places
 
+    if (options.a, options.b) == (places.STANDARD_INPUT, places.STANDARD_INPUT):
+        parser.error("there is one standard input, which can be A or B")
     selection = arguments.selection(options)
     with interrupts.handled(), contextlib.ExitStack() as stack:
         # Both are opened before one is entered: /proc/self/ns/ipc means another namespace then.
@@ -59,7 +65,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         else:
             for one in found:
                 status = FAILED
-                print(printable(one.words(options.a, options.b)))
+                print(printable(one.words(places.described(options.a), places.described(options.b))))
         sys.stdout.flush()
     return status
 

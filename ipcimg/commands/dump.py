@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+from typing import TYPE_CHECKING
 
 from .. import digest
 from ..commandline import DONE, report, say
 from . import arguments
 from .arguments import Commands, new
 
+if TYPE_CHECKING:
+    from ..delivery import Destination
+    from ..progress import Progress
+
+STANDARD_OUTPUT = "-"
 _MOVED_AT_MOST = 20  # lines
 
 
@@ -18,11 +26,13 @@ def add(commands: Commands) -> None:
         commands,
         "dump",
         what="write an IPC namespace into images",
-        description="Write everything in an IPC namespace into an image directory.",
+        description="Write everything in an IPC namespace into an image directory, or with -D - as a tar archive to "
+        "standard output.",
     )
     arguments.add_namespace(dump, "namespace to dump")
     place = dump.add_mutually_exclusive_group(required=True)
-    arguments.add_directory(dump, place)
+    arguments.add_directory(dump, "the image directory; - for an archive to standard output", place)
+    dump.add_argument("--zstd", action="store_true", help="with -D -: compress the archive")
     place.add_argument(
         "--criu-set",
         metavar="DIR",
@@ -72,12 +82,20 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error(
                 "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
             )
+    to_stream = options.images_dir == STANDARD_OUTPUT
+    if options.zstd and not to_stream:
+        parser.error("--zstd goes with -D -")
+    if options.force and to_stream:
+        parser.error("--force replaces a set in a directory; -D - writes a new archive")
     directory = options.images_dir if options.criu_set is None else options.criu_set
-    with arguments.namespace_of(options) as source, arguments.progress(options, "dumping") as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(arguments.progress(options, "dumping"))
+        destination = _stream(options, progress) if to_stream else None
+        source = stack.enter_context(arguments.namespace_of(options))
         source.enter()  # for good: not everybody who may go there may come back
-        dumped = dump(
-            directory,
-            source,
+        make = functools.partial(
+            dump,
+            source=source,
             ns_id=options.ns_id,
             only=selection,
             force=options.force,
@@ -89,11 +107,27 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             peek_only=options.peek_only,
             criu_set=options.criu_set is not None,
             progress=progress,
+            durable=destination is None,
         )
+        if destination is None:
+            dumped = make(directory)
+        else:
+            from ..delivery import delivered
+
+            dumped = delivered(make, destination, progress)
     moved = dumped.consistency.moved
     for what in moved[:_MOVED_AT_MOST]:
         say(parser, f"Warning: not of one moment: {what}")
     if moved[_MOVED_AT_MOST:]:
         say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
-    report(parser, f"dumped {arguments.counts(dumped.counts)} into {directory}")
+    if to_stream:
+        say(parser, f"dumped {arguments.counts(dumped.counts)} into standard output")
+    else:
+        report(parser, f"dumped {arguments.counts(dumped.counts)} into {directory}")
     return DONE
+
+
+def _stream(options: argparse.Namespace, progress: Progress) -> Destination:
+    from ..tarstream import TarDestination  # reads tarfile
+
+    return TarDestination(zstd=options.zstd, progress=progress)

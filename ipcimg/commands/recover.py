@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..commandline import DONE, report
+from ..errors import IpcimgError
 from . import arguments
 from .arguments import Commands, new
 
@@ -28,6 +29,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .. import directory
     from ..recover import recover
 
+    if options.images_dir == "-":
+        raise IpcimgError("there is nothing to recover in a stream: it is whole, or it is refused")
     if options.images_dir is not None:
         settled = directory.recover(directory.ImageDirectory(options.images_dir))
         for ns_id, complete in settled.items():

@@ -29,12 +29,12 @@ def add(commands: Commands) -> None:
         "restore",
         what="make an IPC namespace from images",
         usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
-        description="Make everything that an image directory holds, under the same ids.",
+        description="Make everything that an image directory or archive holds, under the same ids.",
     )
     target = arguments.add_namespace(restore, "namespace to restore into")
     target.add_argument("--new-ns", action="store_true", help="a new namespace, for --pin or COMMAND")
     restore.add_argument("--pin", metavar="PATH", help="keep the new namespace by a bind mount on the new file PATH")
-    arguments.add_directory(restore)
+    arguments.add_directory(restore, "the image directory or archive; - for one from standard input")
     arguments.add_selection(restore, "restore")
     restore.add_argument(
         "--vars",
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from .. import interrupts, namespace
+    from .. import interrupts, namespace, places
     from ..restore import restore
 
     command: list[str] = options.run_command
@@ -106,8 +106,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 say(parser, f"Not restored, since nobody can: {line}")
             if options.pin is not None:
                 target.pin(options.pin)
-            report(parser, *_restored(restored, options.images_dir, options.json))
+            report(parser, *_restored(restored, places.described(options.images_dir), options.json))
             if command:
+                if options.images_dir == places.STANDARD_INPUT:  # of which nothing is left
+                    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 _become(command, options.pin)
         except BaseException:
             if options.new_ns and restored.holder is not None:  # nobody can get at what it holds

@@ -18,7 +18,9 @@ def add(commands: Commands) -> None:
         what="is a set of images whole, and as it was written",
         description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
     )
-    verify.add_argument("images_dir", metavar="DIR", help="the image directory")
+    verify.add_argument(
+        "images_dir", metavar="DIR", help="the image directory or archive; - for one from standard input"
+    )
     verify.add_argument("--ns-id", type=number, metavar="N", help="only this set of the directory")
     arguments.add_progress(verify)
     verify.set_defaults(run=_run)
