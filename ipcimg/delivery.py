@@ -6,13 +6,14 @@ So nobody who was stopped for the dump waits for a network, and nothing is sent 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
-from .directory import ImageDirectory
 from .errors import DirectoryError, explain
 from .image import ImageFile
 from .images import kind_name, manifest_name
+from .imageset import ImageSet, open_set
 from .interrupts import deferred, handled
 from .progress import NOBODY, Progress
 
@@ -45,18 +46,20 @@ def delivered(make: Callable[[str], _T], destination: Destination, progress: Pro
     """
     with handled(), _directory_of_our_own() as path:
         made = make(path)
-        _deliver(ImageDirectory(path), destination, progress)
+        _deliver(open_set(path), destination, progress)
         return made
 
 
-def _deliver(directory: ImageDirectory, destination: Destination, progress: Progress) -> None:
-    ns_id = directory.the_set(None)
-    last = [kind_name("var", ns_id), manifest_name(ns_id)]  # no reader takes what is without them for a set
-    names = [name for name in directory.names() if name not in last] + last
-    progress.expect(sum(directory.image(name).size for name in names))
-    destination.begin(ns_id)
+def _deliver(images: ImageSet, destination: Destination, progress: Progress) -> None:
+    if images.manifest is None:
+        raise DirectoryError(f"image directory {images.directory.path}: set {images.ns_id} has no manifest")
+    last = [kind_name("var", images.ns_id), manifest_name(images.ns_id)]  # without them nobody takes it for a set
+    # What is promised is sent, not what happens to be found.
+    names = [name for name in sorted(images.manifest.files) if name not in last] + last
+    progress.expect(sum(images.directory.image(name).size for name in names))
+    destination.begin(images.ns_id)
     for name in names:
-        destination.put(name, directory.image(name))
+        destination.put(name, images.directory.image(name))
     destination.finish()
 
 
@@ -69,7 +72,8 @@ def _directory_of_our_own() -> Iterator[str]:
     try:
         with deferred():
             try:
-                path = tempfile.mkdtemp(prefix=PREFIX)
+                # Left to itself, tempfile tries directories with files that it could leave there.
+                path = tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
             except OSError as error:
                 raise DirectoryError(f"making a directory in $TMPDIR: {explain(error)}") from error
         yield path

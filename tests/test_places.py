@@ -6,7 +6,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
@@ -156,7 +155,7 @@ class Kept:
 def temporary(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """$TMPDIR, which nothing is to be left in."""
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     return tmp_path / "tmp"
 
 
@@ -203,6 +202,6 @@ def test_nothing_is_delivered_of_a_dump_that_fails(temporary: pathlib.Path) -> N
 
 
 def test_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
     with pytest.raises(DirectoryError, match=r"making a directory in \$TMPDIR: "):
         delivery.delivered(make, Kept())

@@ -24,13 +24,25 @@ DELIVER = """
 import os, shutil, sys
 from ipcimg.delivery import delivered
 from ipcimg.errors import IpcimgError
+from ipcimg.progress import NOBODY
 from ipcimg.tarstream import TarDestination
+progress = NOBODY
 exec(sys.argv[3])
 try:
-    destination = TarDestination(zstd=sys.argv[2] == "zstd")
-    delivered(lambda path: shutil.copytree(sys.argv[1], path, dirs_exist_ok=True, copy_function=os.link), destination)
+    destination = TarDestination(zstd=sys.argv[2] == "zstd", progress=progress)
+    make = lambda path: shutil.copytree(sys.argv[1], path, dirs_exist_ok=True, copy_function=os.link)
+    delivered(make, destination, progress)
 except IpcimgError as error:
     sys.exit(str(error))
+"""
+
+
+AT_BEGIN = """
+begin = TarDestination.begin
+def begin_and_more(self, ns_id):
+    begin(self, ns_id)
+    {}
+TarDestination.begin = begin_and_more
 """
 
 
@@ -120,16 +132,39 @@ def test_one_zstd_frame_with_a_checksum(images: pathlib.Path, tmp_path: pathlib.
 
 def test_a_file_longer_than_a_header_can_tell(images: pathlib.Path) -> None:
     """From 8 GiB on its size is in a pax header."""
-    os.truncate(images / "ipcns-msg-3.img", size := (8 << 30) + 5)
-    process = deliver(images, subprocess.PIPE)
+    size = (8 << 30) + 5
+    big = f"from ipcimg.image import ImageFile; fd = os.memfd_create('big'); os.truncate(fd, {size}); "
+    process = deliver(
+        images, subprocess.PIPE, setting=AT_BEGIN.format(big + "self.put('pages-1.img', ImageFile(fd, 'big'))")
+    )
     assert process.stdout is not None
     with process.stdout, tarfile.open(fileobj=process.stdout, mode="r|") as archive:
         found = archive.next()
     assert found is not None
-    assert (found.name, found.size, found.pax_headers) == ("ipcns-msg-3.img", size, {"size": str(size)})
+    assert (found.name, found.size, found.pax_headers) == ("pages-1.img", size, {"size": str(size)})
     _, errors = process.communicate()
     assert process.returncode == 1
     assert errors == b"writing standard output: Broken pipe, since its reader ended before the archive did\n"
+
+
+@pytest.mark.parametrize("form", ["tar", "zstd"])
+def test_progress(images: pathlib.Path, form: str) -> None:
+    """It is told of all bytes of all files, first how many there are, and of a large file more than once."""
+    told = """
+class Told:
+    def expect(self, size):
+        print("expect", size, file=sys.stderr)
+    def done(self, size):
+        print("done", size, file=sys.stderr)
+progress = Told()
+"""
+    _, errors = deliver(images, subprocess.PIPE, form, told).communicate()
+    words = [line.split() for line in errors.decode().splitlines()]
+    size = sum(path.stat().st_size for path in images.iterdir())
+    assert words[0] == ["expect", str(size)]
+    assert {word for word, _ in words[1:]} == {"done"}
+    assert sum(int(bytes_) for _, bytes_ in words[1:]) == size
+    assert len(words) > len(list(images.iterdir())) + 4
 
 
 # ---- where it cannot go --------------------------------------------------------------------
@@ -148,15 +183,6 @@ def test_a_full_disk(images: pathlib.Path, form: str) -> None:
     with open("/dev/full", "wb") as full:
         line = failed(images, full.fileno(), form=form)
     assert line == "writing standard output: No space left on device"
-
-
-AT_BEGIN = """
-begin = TarDestination.begin
-def begin_and_more(self, ns_id):
-    begin(self, ns_id)
-    {}
-TarDestination.begin = begin_and_more
-"""
 
 
 @pytest.mark.parametrize("form", ["tar", "zstd"])

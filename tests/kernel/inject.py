@@ -170,7 +170,13 @@ def serve() -> None:
         while True:
             arguments, held, at = pickle.load(requests)
             with contextlib.ExitStack() as stack:
-                streams = [stack.enter_context(os.fdopen(os.memfd_create("output"), "r")) for _ in range(2)]
+                # As text that any bytes can be made of again.
+                streams = [
+                    stack.enter_context(
+                        open(os.memfd_create("output"), encoding="utf-8", errors="surrogateescape", newline="")
+                    )
+                    for _ in range(2)
+                ]
                 ours, its = socket.socketpair()
                 child = os.fork()
                 if child == 0:

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 import ipcimg as library
 from ipcimg import diff, imageset
+from ipcimg.delivery import PREFIX
 
 from . import oracle
 from .inject import KILLED, WORKERS, Call, Injector, Outcome, Point, at_every
@@ -106,7 +108,9 @@ class Worker:
     """Tries points, one at a time, in a namespace of its own."""
 
     def __init__(self) -> None:
-        self.injector, self.source = Injector(), Processless()
+        self.temporary = Path(tempfile.mkdtemp())  # its $TMPDIR
+        self.injector = Injector(f"import os; os.environ['TMPDIR'] = {str(self.temporary)!r}")
+        self.source = Processless()
         self.source.do(fill)
         # Two users that rest: the one will be stopped through its cgroup, the other by ptrace(2).
         enter = ("nsenter", f"--ipc={self.source.path}", "sleep", "10000")
@@ -126,6 +130,7 @@ class Worker:
 
     def close(self) -> None:
         self.injector.close()
+        self.temporary.rmdir()
         for user in self.users:
             user.kill()
             user.wait()
@@ -242,6 +247,45 @@ def test_dump(
         looks = [point for point in points if point.name in LOOKING]
         points = [point for point in points if point.name not in LOOKING] + looks[::20]
     at_every(points, workers, dump, f"system calls of {' '.join(('a dump', *options))}, {named(what)}", record_property)
+
+
+@pytest.mark.parametrize("what", [errno.EIO, KILLED], ids=named)
+def test_dump_to_a_stream(
+    workers: list[Worker], dumped: Path, tmp_path: Path, what: int, record_property: Record
+) -> None:
+    """From when the dump is whole on: all has been sent where it says so, a part is refused, and nothing is left."""
+    before, whole = [worker.source.do(state) for worker in workers], summary(dumped)
+
+    def dump(worker: Worker, point: Point) -> str:
+        outcome = worker.injector.inject(point, what, "dump", "--ipc-ns", worker.source.path, "-D", "-")
+        left = list(worker.temporary.iterdir())
+        for path in left:
+            shutil.rmtree(path)
+        sent = tmp_path / f"{point}.tar"
+        sent.write_bytes(outcome.output.encode("utf-8", "surrogateescape"))
+        try:
+            found = list(diff.compare(whole, summary(sent)))
+        except library.IpcimgError as error:
+            if outcome.status == 0:
+                return f"claimed success, but {error}"
+        else:
+            if found:
+                return f"sent another set: {found[0].words()}"
+        if worker.source.do(state) != before[workers.index(worker)]:
+            return f"left the source as {worker.source.do(state)}"
+        if left and outcome.status is not None and outcome.status >= 0 and str(left[0]) not in outcome.errors:
+            return f"left {left}, and said {outcome.errors}"
+        if [path for path in left if not path.name.startswith(PREFIX)]:
+            return f"left {left}"
+        return "" if outcome.status == 0 else unclear(outcome)
+
+    calls = workers[0].injector.record("dump", "--ipc-ns", workers[0].source.path, "-D", "-")
+    names = [call.point.name for call in calls]
+    [made] = [n for n, call in enumerate(calls) if call.point.name == "mkdir"][:1]
+    moved = len(names) - 1 - names[::-1].index("renameat")
+    points = [call.point for call in (*calls[made - 5 : made + 5], *calls[moved:])]
+    assert any(point.name == "sendfile" for point in points)
+    at_every(points, workers, dump, f"system calls of a dump to a stream, {named(what)}", record_property)
 
 
 def both(one: dict[str, object], other: dict[str, object]) -> dict[str, object]:
