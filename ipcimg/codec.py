@@ -9,6 +9,7 @@ which exact=True leaves out: then the bytes are those that CRIU 4.2 writes.
 from __future__ import annotations
 
 import array
+import contextlib
 import io
 import itertools
 import struct
@@ -846,6 +847,22 @@ def decode_inventory(image: ImageFile) -> Inventory:
 _MANIFEST_COUNTS = tuple(model.Counts.__dataclass_fields__)
 _MANIFEST_FACTS = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id")
 _TEXT = 4096  # characters of a text in the manifest
+
+
+def encode_streamer_request(name: str) -> bytes:
+    """A message to a criu-image-streamer: the file that is about to go, or is wanted."""
+    message = criu.img_streamer_request_entry(filename=name).SerializeToString()
+    return struct.pack("<I", len(message)) + message
+
+
+def decode_streamer_reply(data: bytes, path: str) -> bool:
+    """Has the streamer that file? path is its name for people. Raises ImageError."""
+    reply = criu.img_streamer_reply_entry()
+    with contextlib.suppress(DecodeError):
+        reply.ParseFromString(data)
+        if reply.IsInitialized():
+            return reply.exists
+    raise ImageError(path, None, "the answer of the streamer is no img_streamer_reply_entry")
 
 
 def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:

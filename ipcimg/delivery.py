@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from .errors import DirectoryError, explain
@@ -28,8 +28,8 @@ class Destination(Protocol):
     Each of its functions raises an IpcimgError where something does not get there.
     """
 
-    def begin(self, ns_id: int) -> None:
-        """Set ns_id is going to come; it is whole here."""
+    def begin(self, ns_id: int, names: Sequence[str]) -> None:
+        """Set ns_id is going to come, with the files of these names; it is whole here."""
 
     def put(self, name: str, image: ImageFile) -> None:
         """Take a file of the set; the variables are the last but one, the manifest is the last."""
@@ -57,7 +57,7 @@ def _deliver(images: ImageSet, destination: Destination, progress: Progress) -> 
     # What is promised is sent, not what happens to be found.
     names = [name for name in sorted(images.manifest.files) if name not in last] + last
     progress.expect(sum(images.directory.image(name).size for name in names))
-    destination.begin(images.ns_id)
+    destination.begin(images.ns_id, names)
     for name in names:
         destination.put(name, images.directory.image(name))
     destination.finish()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import criudump, digest, imageset, interrupts, msg, namespace, owners, sem, shm, turn, var
+from . import criudump, digest, imageset, interrupts, msg, namespace, owners, places, sem, shm, turn, var
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
 from .manifest import Consistency
 from .model import Contents, Counts
@@ -56,11 +56,15 @@ def dump(
     allow_inconsistent: bool = False,
     peek_only: bool = False,
     criu_set: bool = False,
+    first_pages_id: int = 1,
     progress: Progress = NOBODY,
     durable: bool = True,
 ) -> Dumped:
     """Write everything in an IPC namespace into the image directory, which is made if it is missing.
 
+    directory may be the URL of one in a store, or "streamer://" and the directory with the socket of a
+    criu-image-streamer: the dump goes there when it is whole. The pages files get numbers from
+    first_pages_id on, or from the first that is free in the directory.
     source is the namespace, by default the caller's own; its objects are not changed. only says which
     part of it is meant; the settings are written in any case. For ns_id, force, criu_exact, criu_set
     and digest_algorithm see save(). freeze stops all processes of the namespace meanwhile; frozen says
@@ -91,7 +95,7 @@ def dump(
                     progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
                 contents = found.contents if replacement is None else replacement.noted()
-                counts = imageset.write(contents, out, criu_exact=criu_exact)
+                counts = imageset.write(contents, out, criu_exact=criu_exact, first_pages_id=first_pages_id)
             if replacement is not None:
                 replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
@@ -102,6 +106,40 @@ def dump(
 
     if criu_set and (criu_exact or allow_inconsistent or only != EVERYTHING):
         raise ValueError("a dump of CRIU's takes a whole set of one moment, which any version of it can read")
+    if places.is_url(url := os.fspath(directory)):
+        if criu_set:
+            raise ValueError("a dump of CRIU's is in a directory of this machine")
+        from . import delivery
+
+        destination: delivery.Destination
+        if url.startswith(places.STREAMER):
+            from .streamer import StreamerDestination
+
+            destination = StreamerDestination(url, progress)
+        else:
+            from .stores import StoreDestination
+
+            destination = stored = StoreDestination(url, ns_id=ns_id, force=force, progress=progress)
+            ns_id, first_pages_id = stored.ns_id, max(first_pages_id, stored.first_pages_id)
+
+        def make(path: str) -> Dumped:
+            return dump(
+                path,
+                source,
+                ns_id=ns_id,
+                only=only,
+                criu_exact=criu_exact,
+                digest_algorithm=digest_algorithm,
+                freeze=freeze,
+                frozen=frozen,
+                allow_inconsistent=allow_inconsistent,
+                peek_only=peek_only,
+                first_pages_id=first_pages_id,
+                progress=progress,
+                durable=False,
+            )
+
+        return delivery.delivered(make, destination, progress)
     if criu_set and not force:
         _refuse_running(source)
     with interrupts.handled():

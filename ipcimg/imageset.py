@@ -454,11 +454,11 @@ def saving(
         raise
 
 
-def write(contents: model.Contents, out: NewSet, *, criu_exact: bool) -> model.Counts:
-    """Write contents, each object as it comes. To make it a set, finish() it."""
+def write(contents: model.Contents, out: NewSet, *, criu_exact: bool, first_pages_id: int = 1) -> model.Counts:
+    """Write contents, each object as it comes. To make it a set, finish() it. For first_pages_id see dump.dump()."""
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
-    segments, pages = _write_segments(contents.segments, out, criu_exact)
+    segments, pages = _write_segments(contents.segments, out, criu_exact, first_pages_id)
     queues, messages = _write_queues(contents.queues, out, criu_exact)
     sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
@@ -477,8 +477,10 @@ def finish(
         codec.encode_manifest(file, made)
 
 
-def _write_segments(segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool) -> tuple[int, int]:
-    pages_id = out.directory.next_pages_id()
+def _write_segments(
+    segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool, first_pages_id: int
+) -> tuple[int, int]:
+    pages_id = max(out.directory.next_pages_id(), first_pages_id)
     count = pages = 0
     with contextlib.ExitStack() as open_images:
         encoder = None
@@ -556,6 +558,14 @@ def _write_pages(
 
 
 def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:
+    files = files_to_replace(directory, ns_id, force=force, criu_set=criu_set)
+    if files:
+        criudump.refuse_children(directory)
+    return files
+
+
+def files_to_replace(directory: Images, ns_id: int, *, force: bool, criu_set: bool = False) -> set[str]:
+    """The files of set ns_id, which a new one is to replace; see save(). Raises DirectoryError, ImageError."""
     files = _files_of(directory, ns_id, whole=criu_set)
     if files and not (force or criu_set):
         raise DirectoryError(f"image directory {directory.path}: set {ns_id} is there already; --force replaces it")
@@ -563,7 +573,6 @@ def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bo
         if directory.is_directory(name):
             raise DirectoryError(f"{os.path.join(directory.path, name)} is a directory, which --force does not replace")
     if files:
-        criudump.refuse_children(directory)
         _refuse_to_share(directory, files)
     return files
 

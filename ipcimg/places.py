@@ -6,12 +6,14 @@ import os
 import re
 import stat
 
+from .describe import printable
 from .directory import ImageDirectory, who_could_change
 from .errors import DirectoryError, ImageError, explain, listed
 from .image import ImageFile
 from .images import Images
 
 STANDARD_INPUT = "-"
+STREAMER = "streamer://"  # before the directory in which a criu-image-streamer has its socket
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -21,13 +23,24 @@ def opened(place: str, *, wary: bool = False) -> Images:
     wary refuses what anybody but root and ourselves could change after it has been checked. Raises DirectoryError,
     also for an archive with several image directories, and ImageError for one that is damaged or ends early.
     """
+    if place.startswith(STREAMER):
+        from . import streamer
+
+        return streamer.StreamedImages(place)
     if is_url(place):
-        raise DirectoryError(f"{place}: images at such URLs cannot be read")
+        from . import stores  # most have directories
+
+        return stores.opened(place)
     return _of_archive(opened_file(place), wary) if is_file(place) else ImageDirectory(place, wary=wary)
 
 
 def described(place: str) -> str:
-    """The place, for people."""
+    """The place, for people; a URL without the secrets that may be in it."""
+    if is_url(place):
+        scheme, separator, rest = place.partition("://")
+        host, slash, path = rest.partition("/")
+        user, at, host = host.rpartition("@")
+        return printable(f"{scheme}{separator}{user.partition(':')[0]}{at}{host}{slash}{path.partition('?')[0]}")
     return "standard input" if place == STANDARD_INPUT else place
 
 

@@ -11,6 +11,7 @@ import stat
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from .errors import ImageError, IpcimgError, explain
@@ -37,7 +38,7 @@ class TarDestination:
         self._out: _Out = _Compressed(_Plain()) if zstd else _Plain()
         self._progress, self._time = progress, 0
 
-    def begin(self, ns_id: int) -> None:
+    def begin(self, ns_id: int, names: Sequence[str]) -> None:
         """See Destination."""
         self._time = int(time.time())
 

@@ -29,7 +29,7 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery", "tarstream"}
+IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
 
@@ -115,7 +115,9 @@ def test_codec_and_below_know_no_kernel(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL | TOGETHER - {"__init__"}) == set()
 
 
-@pytest.mark.parametrize("module", ["directory", "imageset", "places", "delivery", "tarstream", *sorted(SHOW)])
+@pytest.mark.parametrize(
+    "module", ["directory", "imageset", "places", "delivery", "stores", "streamer", "tarstream", *sorted(SHOW)]
+)
 def test_the_inspector_s_side_collects_nothing(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"commandline", "__init__"}) == set()
 
@@ -153,6 +155,8 @@ def test_model_knows_nobody() -> None:
         ("backports", {"archive", "tarstream"}),
         ("compression", {"archive", "tarstream"}),
         ("tqdm", {"progress"}),
+        ("fsspec", {"stores"}),
+        ("paramiko", {"stores"}),
     ],
 )
 def test_one_module_knows(package: str, only: set[str]) -> None:
@@ -167,7 +171,8 @@ def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
             - set(MODULES)
             - {"pb", "_loops", "__version__", "show", "commands"}
         )
-        assert others <= {"google", "tqdm", "xxhash", "backports", "compression"}, module
+        of_extras = {"fsspec", "paramiko"} if module == "stores" else set()  # for whoever wants them
+        assert others <= {"google", "tqdm", "xxhash", "backports", "compression"} | of_extras, module
 
 
 # ---- starting ------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ FOR_THE_KERNEL = {
 SHOW_LATE = {f"show.{name}" for name in ("drawings", "grid", "lines", "markup", "panels", "report", "style")}
 # What takes long to read, and is needed for what few commands do, late if at all.
 LATE = {
-    *("backports", "compression", "concurrent", "gzip", "hashlib", "json", "logging", "platform", "shutil"),
+    *("backports", "compression", "concurrent", "fsspec", "gzip", "hashlib", "json", "logging", "platform", "shutil"),
     *("subprocess", "tarfile", "tempfile", "tqdm", "urllib"),
 }
 

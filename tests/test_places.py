@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -130,6 +131,7 @@ class Kept:
     def __init__(self, calls: int = 1 << 30) -> None:
         self.files: dict[str, bytes] = {}
         self.begun: int | None = None
+        self.names: list[str] = []
         self.finished = False
         self._left = calls
 
@@ -138,9 +140,9 @@ class Kept:
         if self._left < 0:
             raise IpcimgError("the line is dead")
 
-    def begin(self, ns_id: int) -> None:
+    def begin(self, ns_id: int, names: Sequence[str]) -> None:
         self._call()
-        self.begun = ns_id
+        self.begun, self.names = ns_id, list(names)
 
     def put(self, name: str, image: ImageFile) -> None:
         self._call()
@@ -170,6 +172,7 @@ def test_delivered(temporary: pathlib.Path, tmp_path: pathlib.Path) -> None:
     kept = Kept()
     counts = delivery.delivered(make, kept)
     assert (kept.begun, kept.finished) == (7, True)
+    assert kept.names == list(kept.files)
     assert list(kept.files)[-2:] == ["ipcns-var-7.img", "ipcimg-manifest-7.img"]
     assert list(temporary.iterdir()) == []
     for name, data in kept.files.items():

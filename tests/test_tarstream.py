@@ -39,8 +39,8 @@ except IpcimgError as error:
 
 AT_BEGIN = """
 begin = TarDestination.begin
-def begin_and_more(self, ns_id):
-    begin(self, ns_id)
+def begin_and_more(self, ns_id, names):
+    begin(self, ns_id, names)
     {}
 TarDestination.begin = begin_and_more
 """

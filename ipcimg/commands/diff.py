@@ -27,8 +27,8 @@ def add(commands: Commands) -> None:
         commands,
         "diff",
         what="compare two sets of images, or one and a living namespace",
-        description="Say what differs between A and B, each an image directory or archive, ns:PID or ns:PATH. "
-        "Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
+        description="Say what differs between A and B, each an image directory, its URL, or an archive, ns:PID or "
+        "ns:PATH. Status 0 if nothing does, 1 if something does, 2 if that could not be found out.",
     )
     for name in ("a", "b"):
         diff.add_argument(
@@ -49,6 +49,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     if (options.a, options.b) == (places.STANDARD_INPUT, places.STANDARD_INPUT):
         parser.error("there is one standard input, which can be A or B")
+    names = [places.described(name) for name in (options.a, options.b)]
     selection = arguments.selection(options)
     with interrupts.handled(), contextlib.ExitStack() as stack:
         # Both are opened before one is entered: /proc/self/ns/ipc means another namespace then.
@@ -61,11 +62,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         if options.json:
             differences = [dataclasses.asdict(one) for one in found]
             status = FAILED if differences else DONE
-            print(as_json({"a": options.a, "b": options.b, "same": not differences, "differences": differences}))
+            print(as_json({"a": names[0], "b": names[1], "same": not differences, "differences": differences}))
         else:
             for one in found:
                 status = FAILED
-                print(printable(one.words(places.described(options.a), places.described(options.b))))
+                print(printable(one.words(*names)))
         sys.stdout.flush()
     return status
 

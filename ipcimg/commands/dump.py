@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     )
     arguments.add_namespace(dump, "namespace to dump")
     place = dump.add_mutually_exclusive_group(required=True)
-    arguments.add_directory(dump, "the image directory; - for an archive to standard output", place)
+    arguments.add_directory(dump, "the image directory, or its URL; - for an archive to standard output", place)
     dump.add_argument("--zstd", action="store_true", help="with -D -: compress the archive")
     place.add_argument(
         "--criu-set",
@@ -68,6 +68,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from .. import places
     from ..dump import dump
 
     selection = arguments.selection(options)
@@ -82,6 +83,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error(
                 "--criu-set needs -t PID or --ipc-ns PATH: the caller's own namespace is hardly that of the dump"
             )
+        if places.is_url(options.criu_set):
+            parser.error("--criu-set is for a directory of this machine, which criu restore reads")
     to_stream = options.images_dir == STANDARD_OUTPUT
     if options.zstd and not to_stream:
         parser.error("--zstd goes with -D -")
@@ -123,7 +126,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if to_stream:
         say(parser, f"dumped {arguments.counts(dumped.counts)} into standard output")
     else:
-        report(parser, f"dumped {arguments.counts(dumped.counts)} into {directory}")
+        report(parser, f"dumped {arguments.counts(dumped.counts)} into {places.described(directory)}")
     return DONE
 
 

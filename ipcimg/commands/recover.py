@@ -21,25 +21,33 @@ def add(commands: Commands) -> None:
         "is named as well: a set that a killed dump had written whole is put in its place, anything less is removed.",
     )
     arguments.add_namespace(recover, "namespace to recover")
-    recover.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory to recover")
+    recover.add_argument("-D", "--images-dir", metavar="DIR", help="the image directory to recover, or its URL")
     recover.set_defaults(run=_run)
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from .. import directory
+    from .. import directory, places
     from ..recover import recover
 
     if options.images_dir == "-":
         raise IpcimgError("there is nothing to recover in a stream: it is whole, or it is refused")
     if options.images_dir is not None:
-        settled = directory.recover(directory.ImageDirectory(options.images_dir))
+        if options.images_dir.startswith(places.STREAMER):
+            raise IpcimgError("there is nothing to recover in a streamer: what it has not got to its end is worthless")
+        if places.is_url(options.images_dir):
+            from .. import stores
+
+            settled = stores.recover(options.images_dir)
+        else:
+            settled = directory.recover(directory.ImageDirectory(options.images_dir))
+        where = places.described(options.images_dir)
         for ns_id, complete in settled.items():
-            what = (
-                "is complete now" if complete else "an unfinished dump was removed; a set from before stays as it was"
-            )
-            report(parser, f"image directory {options.images_dir}: set {ns_id}: {what}")
+            what = "is complete now" if complete else "an unfinished dump was removed"
+            if not complete and not places.is_url(options.images_dir):
+                what += "; a set from before stays as it was"
+            report(parser, f"image directory {where}: set {ns_id}: {what}")
         if not settled:
-            report(parser, f"image directory {options.images_dir}: nothing to recover")
+            report(parser, f"image directory {where}: nothing to recover")
         if options.tree is None and options.ipc_ns is None:
             return DONE
     with arguments.namespace_of(options) as target:

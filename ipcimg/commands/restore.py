@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     target = arguments.add_namespace(restore, "namespace to restore into")
     target.add_argument("--new-ns", action="store_true", help="a new namespace, for --pin or COMMAND")
     restore.add_argument("--pin", metavar="PATH", help="keep the new namespace by a bind mount on the new file PATH")
-    arguments.add_directory(restore, "the image directory or archive; - for one from standard input")
+    arguments.add_directory(restore, "the image directory, its URL, or an archive; - for one from standard input")
     arguments.add_selection(restore, "restore")
     restore.add_argument(
         "--vars",

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         description="Compare every file with its digest in the manifest, and see that all the images promise is there.",
     )
     verify.add_argument(
-        "images_dir", metavar="DIR", help="the image directory or archive; - for one from standard input"
+        "images_dir", metavar="DIR", help="the image directory, its URL, or an archive; - for one from standard input"
     )
     verify.add_argument("--ns-id", type=number, metavar="N", help="only this set of the directory")
     arguments.add_progress(verify)
