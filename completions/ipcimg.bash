@@ -7,7 +7,7 @@
 
 _shtab_ipcimg_subparsers=(dump restore verify diff encode recover check)
 
-_shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --zstd --criu-set --only --id --key --force --criu-exact --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress)
+_shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --zstd --criu-set --only --id --key --force --criu-exact --parent --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress)
 _shtab_ipcimg_restore_option_strings=(-h --help -t --tree --ipc-ns --new-ns --pin -D --images-dir --ns-id --only --id --key --vars --no-vars --into-free-ids --hold --pidfile --strict --json -v --verbose --no-progress)
 _shtab_ipcimg_verify_option_strings=(-h --help --ns-id --no-progress)
 _shtab_ipcimg_diff_option_strings=(-h --help --ns-id --only --id --key --freeze --frozen-by-caller --facts --json)
@@ -21,6 +21,7 @@ _shtab_ipcimg_dump__D_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_dump___images_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_dump___criu_set_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_dump___only_COMPGEN=_ipcimg_dump_only
+_shtab_ipcimg_dump___parent_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_restore___ipc_ns_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_restore___pin_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_restore__D_COMPGEN=_shtab_compgen_dirs

@@ -51,7 +51,7 @@ function _shtab_ipcimg_using
 end
 
 set -g _shtab_ipcimg_commands dump restore verify diff encode recover check
-set -g _shtab_ipcimg_opts_with_value --criu-set --digest --feature --id --images-dir --ipc-ns --key --ns-id --only --pidfile --pin --tree -D -t
+set -g _shtab_ipcimg_opts_with_value --criu-set --digest --feature --id --images-dir --ipc-ns --key --ns-id --only --parent --pidfile --pin --tree -D -t
 
 complete -c ipcimg -e
 complete -c ipcimg -f
@@ -71,6 +71,7 @@ complete -c ipcimg -n '_shtab_ipcimg_using dump' -l id -x -d 'dump only this obj
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l key -x -d 'dump only objects with this key'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l force -d 'replace set N where it is there already; with --criu-set, what CRIU would hardly restore as well'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l criu-exact -d 'leave out what CRIU does not write: times and pids'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -l parent -xka "(__fish_complete_directories)" -d 'write only those pages of segments that are not the same in the set in DIR, which is needed from then on'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l digest -xka "xxh3-128 sha256" -d 'how the manifest tells whether a file is as it was written (default: xxh3-128)'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l freeze -d 'stop all processes of the namespace while it is read'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l frozen-by-caller -d 'I have stopped all users of the namespace: do not wait to see that nothing moves'

@@ -982,6 +982,8 @@ struct runs {
     size_t count, room;
 };
 
+enum { INHERITED = 1 }; /* added to the offset of a run: an earlier set of images has its pages */
+
 static int add_run(struct runs *runs, uint64_t offset, uint64_t length)
 {
     if (runs->count) {
@@ -1160,9 +1162,90 @@ static PyObject *drop_zeros(PyObject *self, PyObject *args)
     return Py_BuildValue("nn", (Py_ssize_t)(to - start), (Py_ssize_t)kept.count);
 }
 
+/* Are they whole pages, in ascending order, of so many bytes at most? */
+static int are_pages(const struct runs *runs, uint64_t page, uint64_t size)
+{
+    uint64_t end = 0;
+    for (size_t n = 0; n < runs->count; n++) {
+        struct run run = runs->at[n];
+        if (run.offset % page || run.length % page || run.length > size || run.offset < end ||
+            run.length > UINT64_MAX - run.offset)
+            return 0;
+        size -= run.length;
+        end = run.offset + run.length;
+    }
+    return 1;
+}
+
+static PyObject *drop_same(PyObject *self, PyObject *args)
+{
+    Py_ssize_t count, at, to, kept_count, page, other_count;
+    int ended;
+    PyObject *data, *packed, *kept_packed, *other, *other_packed;
+    struct runs runs, kept, theirs;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!O!nnnO!nnO!O!np", &PyByteArray_Type, &data, &PyByteArray_Type, &packed, &count, &at,
+                          &to, &PyByteArray_Type, &kept_packed, &kept_count, &page, &PyByteArray_Type, &other,
+                          &PyByteArray_Type, &other_packed, &other_count, &ended) ||
+        !runs_of(packed, count, &runs) || !runs_of(kept_packed, kept_count, &kept) ||
+        !runs_of(other_packed, other_count, &theirs))
+        return NULL;
+    byte *ours = (byte *)PyByteArray_AsString(data);
+    const byte *before = (const byte *)PyByteArray_AsString(other);
+    Py_ssize_t size = PyByteArray_Size(data);
+    if (page < 1 || !are_pages(&runs, page, size) || !are_pages(&theirs, page, PyByteArray_Size(other)))
+        return PyErr_Format(PyExc_ValueError, "no whole pages that ascend, or outside the buffer");
+    if (to < 0 || to > at || at > size || at % page || to % page || kept.room - kept.count < (size_t)(size - at) / page)
+        return PyErr_Format(PyExc_ValueError, "outside the buffer, or no room for a run of each page");
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t end = ended ? UINT64_MAX : theirs.count ? theirs.at[theirs.count - 1].offset + theirs.at[theirs.count - 1].length : 0;
+    uint64_t start = 0;       /* of a run in our data */
+    uint64_t their_start = 0; /* of run m in theirs */
+    for (size_t n = 0, m = 0; n < runs.count; start += runs.at[n++].length) {
+        if ((uint64_t)at >= start + runs.at[n].length)
+            continue;
+        uint64_t offset = runs.at[n].offset + (at - start), last = runs.at[n].offset + runs.at[n].length;
+        if (last > end)
+            last = end;
+        while (offset < last) {
+            while (m < theirs.count && theirs.at[m].offset + theirs.at[m].length <= offset)
+                their_start += theirs.at[m++].length;
+            uint64_t stop = last, same = 0, other_than = 0;
+            if (m < theirs.count && theirs.at[m].offset <= offset) {
+                const byte *their = before + their_start + (offset - theirs.at[m].offset);
+                if (stop > theirs.at[m].offset + theirs.at[m].length)
+                    stop = theirs.at[m].offset + theirs.at[m].length;
+                while (offset + same < stop && !memcmp(ours + at + same, their + same, page))
+                    same += page;
+                while (offset + same + other_than < stop &&
+                       memcmp(ours + at + same + other_than, their + same + other_than, page))
+                    other_than += page;
+            } else {
+                if (m < theirs.count && stop > theirs.at[m].offset)
+                    stop = theirs.at[m].offset;
+                other_than = stop - offset;
+            }
+            if (same)
+                add_run(&kept, offset | INHERITED, same);
+            if (other_than) {
+                if (to != at + (Py_ssize_t)same)
+                    memmove(ours + to, ours + at + same, other_than);
+                add_run(&kept, offset + same, other_than);
+            }
+            to += other_than;
+            at += same + other_than;
+            offset += same + other_than;
+        }
+        if (offset >= end)
+            break;
+    }
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("nnn", at, to, (Py_ssize_t)kept.count);
+}
+
 /* ---- page maps --------------------------------------------------------------------------------------------------- */
 
-enum { PAGEMAP_ENTRY_MOST = 4 + 2 * 11 + 2 * 6, PE_PRESENT = 4 };
+enum { PAGEMAP_ENTRY_MOST = 4 + 2 * 11 + 2 * 6, PE_PARENT = 1, PE_PRESENT = 4 };
 
 static PyObject *frame_runs(PyObject *self, PyObject *args)
 {
@@ -1180,9 +1263,10 @@ static PyObject *frame_runs(PyObject *self, PyObject *args)
     byte *start = (byte *)PyByteArray_AsString(framed), *to = start;
     for (Py_ssize_t n = 0; n < count; n++) {
         uint64_t pages = runs.at[n].length / page;
-        byte *entry = to + 4, *end = put_field(entry, 1, runs.at[n].offset);
+        byte *entry = to + 4, *end = put_field(entry, 1, runs.at[n].offset & ~(uint64_t)INHERITED);
         end = put_field(end, 2, exact || pages > UINT32_MAX ? 0 : pages);
-        end = put_field(put_field(end, 4, PE_PRESENT), 5, pages);
+        end = put_field(end, 4, runs.at[n].offset & INHERITED ? PE_PARENT : PE_PRESENT);
+        end = put_field(end, 5, pages);
         put_u32(to, end - entry);
         to = end;
     }
@@ -1276,6 +1360,7 @@ static PyMethodDef methods[] = {
     {"gather", gather, METH_VARARGS, NULL},
     {"scatter", scatter, METH_VARARGS, NULL},
     {"drop_zeros", drop_zeros, METH_VARARGS, NULL},
+    {"drop_same", drop_same, METH_VARARGS, NULL},
     {"frame_runs", frame_runs, METH_VARARGS, NULL},
     {"next_runs", next_runs, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

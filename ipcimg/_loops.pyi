@@ -72,6 +72,24 @@ def scatter(
 # → bytes and runs that are kept
 def drop_zeros(data: bytearray, runs: bytearray, count: int, kept: bytearray, page: int, /) -> tuple[int, int]: ...
 
+# See pieces.Earlier. at: what of the data is next; to: where what differs goes; ended: nothing comes behind what the
+# other has, where the loop stops otherwise → at, to, runs in kept
+def drop_same(
+    data: bytearray,
+    runs: bytearray,
+    count: int,
+    at: int,
+    to: int,
+    kept: bytearray,
+    kept_count: int,
+    page: int,
+    other: bytearray,
+    other_runs: bytearray,
+    other_count: int,
+    ended: bool,
+    /,
+) -> tuple[int, int, int]: ...
+
 # → the entries of a page map
 def frame_runs(runs: bytearray, count: int, page: int, exact: bool, /) -> bytearray: ...
 

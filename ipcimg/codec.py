@@ -25,10 +25,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from . import digest, loops, magics, model
 from .errors import ChangedError, DirectoryError, ImageError, quoted
 from .image import COMMON_MAGIC, MAX_ENTRY, MAX_PLAIN, SERVICE_MAGIC, Block, ImageFile, Reader, Writer
-from .manifest import Consistency, File, Manifest
+from .manifest import Consistency, File, Manifest, Parent
 from .pb import criu_pb2 as criu
 from .pb import ipcimg_pb2 as own
-from .pieces import RUN, Piece, Runs
+from .pieces import INHERITED, RUN, Piece, Runs
 
 _DECODED = ("IPC_VAR", "IPCNS_SHM", "IPCNS_MSG", "IPCNS_SEM", "PAGEMAP", "IDS", "INVENTORY", "IPCIMG_MANIFEST")
 MAGICS = {magic: kind for magic, kind in magics.MAGICS.items() if kind in _DECODED}
@@ -655,7 +655,7 @@ class PagemapEncoder:
         self._last: tuple[int, int] | None = None  # the last run of the piece before, which may go on
 
     def add_piece(self, piece: Piece, page_size: int) -> None:
-        """The runs of a piece whose data was appended to the pages file. Uses them up; finish() is to follow."""
+        """The runs of a piece, whose data was appended to the pages file. Uses them up; finish() is to follow."""
         if not piece.count:
             return
         if self._last is not None:
@@ -679,10 +679,11 @@ class PagemapEncoder:
             self.add(self._last[0], self._last[1] // page_size)
 
     def add(self, offset: int, pages: int) -> None:
-        """A run of pages that were appended to the pages file."""
+        """A run of pages that were appended to the pages file, or, with INHERITED, are in the parent."""
         # CRIU up to 4.1 reads compat_nr_pages alone; 4.2 writes 0 there and prefers nr_pages.
         compat = 0 if self._exact or pages > U32_MAX else pages
-        self.add_fields({"vaddr": offset, "compat_nr_pages": compat, "flags": PE_PRESENT, "nr_pages": pages})
+        flags, vaddr = (PE_PARENT if offset & INHERITED else PE_PRESENT), offset & ~INHERITED
+        self.add_fields({"vaddr": vaddr, "compat_nr_pages": compat, "flags": flags, "nr_pages": pages})
 
     def add_fields(self, fields: Mapping[str, Any]) -> None:
         """A pagemap_entry with these fields, by CRIU's names. vaddr and compat_nr_pages must be among them."""
@@ -880,6 +881,9 @@ def encode_manifest(file: BinaryIO, manifest: Manifest) -> None:
         entry.moved.extend(manifest.consistency.moved)
     if not manifest.variables_meant:
         entry.variables_meant = False
+    if manifest.parent is not None:
+        p = manifest.parent
+        entry.parent.CopyFrom(own.manifest_parent(ipc_ns_id=p.ipc_ns_id, digest=p.digest, pages=p.pages))
     sealed = io.BytesIO()
     writer = _writer(sealed, "IPCIMG_MANIFEST")
     writer.entry(entry.SerializeToString())
@@ -913,6 +917,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
             raise checks.fail(f"{quoted(text)} is no text")
         if len(text) > _TEXT:
             raise checks.fail(f"{quoted(text)} has {len(text)} characters; no text has more than {_TEXT}")
+    checks.within("parent.pages", entry.parent.pages, 0, entry.pages)
     return Manifest(
         **{name: getattr(entry, name) for name in _MANIFEST_FACTS},
         counts=model.Counts(**{name: getattr(entry, name) for name in _MANIFEST_COUNTS}),
@@ -923,4 +928,7 @@ def decode_manifest(image: ImageFile) -> Manifest:
         else None,
         selection=entry.selection if entry.HasField("selection") else None,
         variables_meant=entry.variables_meant,
+        parent=Parent(entry.parent.ipc_ns_id, entry.parent.digest, entry.parent.pages)
+        if entry.HasField("parent")
+        else None,
     )

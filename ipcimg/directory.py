@@ -29,6 +29,7 @@ from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
 from .images import (
     COMMIT,
+    PARENT,
     Images,
     is_data_name,
     kind_name,
@@ -153,7 +154,7 @@ class ImageDirectory(Images):
 
     def parent(self) -> ImageDirectory:
         """See Images."""
-        return ImageDirectory(os.path.join(self.path, "parent"), wary=self._wary, dir_fd=self.fd)
+        return ImageDirectory(os.path.join(self.path, PARENT), wary=self._wary, dir_fd=self.fd)
 
     def next_pages_id(self) -> int:
         """The first number that no pages-P.img in the directory reaches."""
@@ -177,7 +178,7 @@ class NewSet:
         self._durable = durable
         self.files: dict[str, File] = {}  # those that are closed
         self._replaces: frozenset[str] = frozenset()
-        self._moving = False
+        self._moving = self._linked = False
         self._temporary = _take_temporary(directory, ns_id)
         try:
             self._replaces = frozenset(to_replace())
@@ -209,15 +210,31 @@ class NewSet:
         except OSError as error:
             raise DirectoryError(f"writing {path}: {explain(error).removeprefix(f'{name}: ')}") from error
 
+    @property
+    def keeps_link(self) -> bool:
+        """Has the directory a link `parent` that stays as it is?"""
+        return PARENT not in self._replaces and self.directory.has(PARENT)
+
+    def link(self, target: str) -> None:
+        """Have the symbolic link `parent` made with the set, or replaced if it is to go."""
+        try:
+            os.symlink(target, PARENT, dir_fd=self._temporary)
+        except OSError as error:
+            raise DirectoryError(
+                f"image directory {self.directory.path}: linking its parent: {explain(error)}"
+            ) from error
+        self._linked = True
+
     def commit(self) -> None:
         """Everything to the disk, then to its place. The manifest must be the last file written."""
         try:
             if self._durable:
                 self._to_disk()
-            for name in self.files:  # again: CRIU takes no lock
+            new = {*self.files, PARENT} if self._linked else self.files.keys()
+            for name in new:  # again: CRIU takes no lock
                 self._refuse_others(name)
             with deferred():
-                _write_commit(self._temporary, self._replaces - self.files.keys())
+                _write_commit(self._temporary, self._replaces - new)
                 self._moving = True
                 _into_place(self.directory, self.ns_id, self._temporary)
         except OSError as error:
@@ -360,8 +377,12 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     that anybody takes for one.
     """
     manifest, variables = manifest_name(ns_id), kind_name("var", ns_id)
+
+    def of_set(name: str) -> bool:
+        return name == PARENT or is_data_name(name, ns_id)
+
     with open(os.open(COMMIT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=temporary)) as file:
-        old = [name for name in file.read().splitlines() if is_data_name(name, ns_id)]
+        old = [name for name in file.read().splitlines() if of_set(name)]
 
     def gone(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -378,7 +399,7 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
             for name in old:
                 gone(name)
             for name in sorted(os.listdir(temporary)):
-                if is_data_name(name, ns_id) and name != variables:
+                if of_set(name) and name != variables:
                     come(name)
             os.fsync(directory.fd)
             come(variables)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import criudump, digest, imageset, interrupts, msg, namespace, owners, places, sem, shm, turn, var
+from . import parent as parents
+from .directory import ImageDirectory
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
 from .manifest import Consistency
 from .model import Contents, Counts
@@ -32,6 +34,7 @@ class Dumped:
 
     counts: Counts  # how much of everything
     consistency: Consistency
+    inherited: int = 0  # pages of segments, among the counts, that are in the parent alone
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ def dump(
     allow_inconsistent: bool = False,
     peek_only: bool = False,
     criu_set: bool = False,
+    parent: str | os.PathLike[str] | None = None,
     first_pages_id: int = 1,
     progress: Progress = NOBODY,
     durable: bool = True,
@@ -72,22 +76,28 @@ def dump(
     process ids of a queue others, unless peek_only. Otherwise a queue or semaphore set that was used in the present
     second is waited for, a second at most each time, to see that it is not used while it is read.
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
-    with allow_inconsistent, tells what moved. progress is told of what is read. Without durable the
-    images are not waited for until they are on the disk: for a directory that a crash of the machine makes useless. On
-    any error the directory is left as it was. Raises an IpcimgError: ChangedError where the namespace changed
-    meanwhile.
+    with allow_inconsistent, tells what moved. parent is the directory of an earlier set, of the same N or
+    the only one, with a manifest: of segments that it has as well, only the pages that are not the same
+    there are written. progress is told of what is read. Without durable the images are not waited for until they are on
+    the disk: for a directory that a crash of the machine makes useless. On any error the directory is left as it was.
+    Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
 
     def attempt(tolerant: bool, turns: bool) -> Dumped:
-        with imageset.saving(
-            os.fspath(directory),
-            ns_id=ns_id,
-            force=force,
-            digest_algorithm=digest_algorithm,
-            criu_set=criu_set,
-            progress=progress,
-            durable=durable,
-        ) as out:
+        earlier = None if parent is None else ImageDirectory(os.fspath(parent), wary=True)
+        with (
+            imageset.saving(
+                os.fspath(directory),
+                ns_id=ns_id,
+                force=force,
+                digest_algorithm=digest_algorithm,
+                criu_set=criu_set,
+                parent=earlier,
+                progress=progress,
+                durable=durable,
+            ) as out,
+            parents.opened(earlier, out) as compared,
+        ):
             with living(
                 source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant, turns=turns and not peek_only
             ) as found:
@@ -95,15 +105,20 @@ def dump(
                     progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
                 contents = found.contents if replacement is None else replacement.noted()
-                counts = imageset.write(contents, out, criu_exact=criu_exact, first_pages_id=first_pages_id)
+                counts = imageset.write(
+                    contents, out, criu_exact=criu_exact, parent=compared, first_pages_id=first_pages_id
+                )
             if replacement is not None:
                 replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
-            imageset.finish(out, counts, selection=only, consistency=found.consistency)
+            linked = None if compared is None else compared.link_from(out)
+            imageset.finish(out, counts, selection=only, consistency=found.consistency, parent=linked)
         if found.consistency is None:
             raise AssertionError("living() has ended without a verdict")
-        return Dumped(counts, found.consistency)
+        return Dumped(counts, found.consistency, 0 if linked is None else linked.pages)
 
+    if parent is not None and criu_exact:
+        raise ValueError("CRIU writes all pages of segments again, whatever its parent has")
     if criu_set and (criu_exact or allow_inconsistent or only != EVERYTHING):
         raise ValueError("a dump of CRIU's takes a whole set of one moment, which any version of it can read")
     if places.is_url(url := os.fspath(directory)):

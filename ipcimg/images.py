@@ -19,6 +19,7 @@ _PAGES_NAME = re.compile(rf"pages-{_NUMBER}\.img\Z")
 _TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
 _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 
+PARENT = "parent"  # the symbolic link to the directory with pages of an earlier set; see link.py
 COMMIT = "commit"  # inside the temporary directory of a set; see directory.py
 
 
@@ -124,6 +125,13 @@ class Images(ABC):
     @abstractmethod
     def parent(self) -> Images:
         """The images that the symbolic link `parent` leads to. Raises DirectoryError."""
+
+    def generations(self, count: int) -> Iterator[Images]:
+        """So many directories: this one, its parent, the parent of that. Raises DirectoryError."""
+        one: Images = self
+        for n in range(count):
+            one = one.parent() if n else one
+            yield one
 
     def sets(self) -> list[int]:
         """The N of each set of images in the directory, finished or not."""

@@ -9,9 +9,9 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from . import codec, criudump, digest, manifest, model, places
+from . import codec, criudump, digest, link, manifest, model, places
 from .directory import ImageDirectory, NewSet, new_set, recover
 from .errors import DirectoryError, ImageError, quoted
 from .image import ImageFile
@@ -27,17 +27,20 @@ from .images import (
     pages_name,
 )
 from .interrupts import deferred
-from .pieces import Piece, Prepare, Runs, ahead, one_by_one, prepared, rooms
+from .pieces import Earlier, Piece, Prepare, Runs, ahead, one_by_one, prepared, rooms
 from .pieces import of as pieces_of
 from .progress import NOBODY, Progress
 from .selection import EVERYTHING, Selection
+
+if TYPE_CHECKING:
+    from .parent import Parent
 
 PAGE_SIZE = mmap.PAGESIZE  # bytes, of this machine: what images without a manifest are read with
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", bound=Runs)
 _RUNS = 4096  # of a page map, that are counted at a time
-_PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for a circle
+PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for a circle
 
 
 # ---- loading -------------------------------------------------------------------------------
@@ -46,11 +49,15 @@ _PARENTS_AT_MOST = 64  # a chain of `parent` links longer than this is taken for
 class ImageSet:
     """One set of images, opened. Only the manifest and the variables are read at once."""
 
-    def __init__(self, directory: Images, ns_id: int) -> None:
-        """Raises DirectoryError or ImageError where the set is unfinished or not whole."""
+    def __init__(self, directory: Images, ns_id: int, generation: int = 0) -> None:
+        """generation is how many sets have it as parent, grandparent and so on.
+
+        Raises DirectoryError or ImageError where the set is unfinished or not whole, or its parent another one.
+        """
         directory.refuse_unfinished(ns_id)
         self.directory, self.ns_id = directory, ns_id
         self.manifest = written = self._read_manifest()
+        self.parent = self._open_parent(generation)
         self.page_size = page_size = PAGE_SIZE if self.manifest is None else self.manifest.page_size
 
         # Nothing of contents refers to the set, so the files are closed as soon as nobody has it.
@@ -80,6 +87,32 @@ class ImageSet:
                 raise ImageError(path, None, f"{name} is in the directory, but not of this set")
         return found
 
+    def _open_parent(self, generation: int) -> ImageSet | None:
+        """The set that has pages of this one, if the manifest knows of any; it has to be the one that it was then."""
+        known = None if self.manifest is None else self.manifest.parent
+        if self.manifest is None or known is None:
+            return None
+        this, name = os.path.join(self.directory.path, manifest_name(self.ns_id)), manifest_name(known.ipc_ns_id)
+        if generation == PARENTS_AT_MOST:
+            raise ImageError(this, None, f"is of a set with more than {PARENTS_AT_MOST} parents")
+        try:
+            directory = self.directory.parent()
+            if not directory.has(name):
+                raise DirectoryError(f"image directory {directory.path}: there is no {name} in it")
+        except DirectoryError as error:
+            raise ImageError(this, None, f"has pages in its parent, which cannot be read: {error}") from error
+        image = directory.image(name)
+        if image.digest(self.manifest.digest_algorithm) != known.digest:
+            raise ImageError(image.path, None, f"is not that of the set that has pages of {self.directory.path}")
+        return ImageSet(directory, known.ipc_ns_id, generation + 1)
+
+    def ancestors(self) -> Iterator[ImageSet]:
+        """The parent, its parent, and so on, as far as manifests know of them."""
+        one = self.parent
+        while one is not None:
+            yield one
+            one = one.parent
+
     @property
     def variables_meant(self) -> bool:
         """Are the settings part of what was dumped? They are there in any case."""
@@ -101,6 +134,46 @@ class ImageSet:
                 image = self.directory.image(name)
                 _expect_digest(image, file, image.digest(self.manifest.digest_algorithm, progress=progress))
 
+    def verify_inherited(self, shmids: Iterable[int] | None = None, progress: Progress = NOBODY) -> None:
+        """As verify(), the files of parents that have pages of these segments, or of all. Raises ImageError."""
+        one: ImageSet | None = self
+        while one is not None and one.manifest is not None:
+            if one.parent is None and shmids is None:
+                return  # walk() sees whether that is so
+            shmids = one._inheriting(shmids)
+            if one.parent is None and shmids:
+                path = os.path.join(one.directory.path, manifest_name(one.ns_id))
+                raise ImageError(path, None, f"knows of no parent, and segment {min(shmids)} has pages in one")
+            one = one.parent
+            if one is None or not shmids:
+                return
+            # First the page maps, which tell the names of the others.
+            maps = {pagemap_name(shmid) for shmid in shmids}
+            one.expect_listed(maps)
+            one.verify(maps, progress)
+            pages = one.files_of(shmids) - maps
+            one.expect_listed(pages)
+            one.verify(pages, progress)
+
+    def _inheriting(self, shmids: Iterable[int] | None) -> set[int]:
+        """Those of these segments, or of all, that have pages in the parent. Raises ImageError."""
+        if shmids is None:
+            shmids = [one.permissions.id for one in self.contents.segments if pages_are_elsewhere(one)]
+        return {n for n in shmids if _Stored(self.directory, n, codec.LONG_MAX, self.page_size, None).inherits}
+
+    def files_of(self, shmids: Iterable[int]) -> set[str]:
+        """The names of the page maps and pages of these segments. Raises ImageError."""
+        maps = {pagemap_name(shmid) for shmid in shmids}
+        return maps | {pages_name(codec.decode_pagemap(self.directory.image(name), self.page_size)[0]) for name in maps}
+
+    def expect_listed(self, names: Iterable[str]) -> None:
+        """Raise ImageError where the manifest does not list these files, so that nothing tells what they should be."""
+        if self.manifest is not None:
+            for name in names:
+                if name not in self.manifest.files:
+                    path = os.path.join(self.directory.path, manifest_name(self.ns_id))
+                    raise ImageError(path, None, f"does not list {name}, which has pages of a segment")
+
     def names(self, *, pages: bool) -> set[str]:
         """Those of the files that have digests: with the pages of segments, or the others.
 
@@ -114,7 +187,7 @@ class ImageSet:
         Every entry is decoded, every message, value and page seen to be there, and no two objects of a kind have the
         same id, key or pages. Raises ImageError.
         """
-        total = model.Counts()
+        total, inherited = model.Counts(), 0
         seen: dict[str, set[int]] = collections.defaultdict(set)
         for kind, one in self.contents.objects():
             self._refuse_second(kind, one, seen)
@@ -124,11 +197,16 @@ class ImageSet:
                 counts = model.Counts(semaphore_sets=1)
             else:
                 counts = model.Counts(segments=1, pages=-(-stored_bytes(one.extents) // self.page_size))
+                inherited += inherited_bytes(one.extents) // self.page_size
             total += counts
             yield kind, one, counts
         if self.manifest is not None and total != self.manifest.counts:
             path = os.path.join(self.directory.path, manifest_name(self.ns_id))
             raise ImageError(path, None, f"promises {self.manifest.counts}, the images hold {total}")
+        promised = 0 if self.manifest is None or self.manifest.parent is None else self.manifest.parent.pages
+        if self.manifest is not None and inherited != promised:
+            path = os.path.join(self.directory.path, manifest_name(self.ns_id))
+            raise ImageError(path, None, f"knows of {promised} pages in a parent, and the page maps of {inherited}")
 
     def _refuse_second(self, kind: str, one: model.Object, seen: dict[str, set[int]]) -> None:
         """Raise ImageError where the object has what must be its own from one that was seen before."""
@@ -157,6 +235,7 @@ class ImageSet:
         """Compare digests, go through everything, and count it. Raises ImageError."""
         progress.expect(self.size)
         self.verify(progress=progress)
+        self.verify_inherited()
         return sum((counts for _, _, counts in self.walk()), model.Counts())
 
 
@@ -206,6 +285,11 @@ def pages_are_elsewhere(segment: model.SharedMemory) -> bool:
 def stored_bytes(extents: Iterable[model.Extent]) -> int:
     """Bytes of the extents of a segment, which are seen to be there. Raises ImageError."""
     return extents.length if isinstance(extents, _Stored) else sum(one.length for one in extents)
+
+
+def inherited_bytes(extents: Iterable[model.Extent]) -> int:
+    """Those of stored_bytes() that are in the parent. Raises ImageError."""
+    return extents.inherited if isinstance(extents, _Stored) else 0
 
 
 def pages_file(segment: model.SharedMemory) -> str | None:
@@ -269,12 +353,37 @@ class _Stored:
     @property
     def length(self) -> int:
         """Bytes of all extents, which are seen to be there. Raises ImageError."""
+        return sum(self._lengths)
+
+    @property
+    def inherited(self) -> int:
+        """Those of length that are in the parent. Raises ImageError."""
+        return self._lengths[1]
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[int, int]:
+        """Bytes in the set itself, and in the parent."""
         runs, pages = self._opened()
         counted = Runs(1 << 62, _RUNS)
-        return sum(
-            part.length if isinstance(part, codec.ImageExtent) else part.size
-            for part in self._parts(runs, pages, itertools.repeat(counted))
-        )
+        here = inherited = 0
+        for part in self._parts(runs, pages, itertools.repeat(counted)):
+            if isinstance(part, codec.ImageExtent):
+                inherited += part.length
+            else:
+                here += part.size
+        return here, inherited
+
+    @property
+    def inherits(self) -> bool:
+        """Are there pages in the parent? Raises ImageError."""
+        runs, _ = self._opened()
+        some = Runs(1 << 62, _RUNS)
+        while True:
+            some.clear()
+            if runs.into(some) is not None:
+                return True
+            if not some.size:
+                return False
 
     def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """See pieces.InPieces. At the end the pages file has to be as it was written, if that is known."""
@@ -344,9 +453,9 @@ def _extents(
         if run.offset + length > end:
             raise codec.beyond_the_end(image, run, length, end)
         if run.in_parent:
-            if generation == _PARENTS_AT_MOST:
+            if generation == PARENTS_AT_MOST:
                 raise ImageError(
-                    image.path, run.place, f"more than {_PARENTS_AT_MOST} parents; do the links go in a circle?"
+                    image.path, run.place, f"more than {PARENTS_AT_MOST} parents; do the links go in a circle?"
                 )
             if inherited is None:
                 inherited = _Inherited(_extents(directory.parent(), shmid, end, page_size, generation + 1))
@@ -430,10 +539,14 @@ def saving(
     force: bool,
     digest_algorithm: str = digest.DEFAULT,
     criu_set: bool = False,
+    parent: ImageDirectory | None = None,
     progress: Progress = NOBODY,
     durable: bool = True,
 ) -> Iterator[NewSet]:
-    """A new set in the image directory path; see save(), and for progress and durable new_set()."""
+    """A new set in the image directory path; see save(), and for progress and durable new_set().
+
+    parent is the directory that it may be linked to: see parent.py.
+    """
     directory: ImageDirectory | None = None
     try:
         with deferred():
@@ -444,7 +557,12 @@ def saving(
         else:
             n = criudump.namespace(directory) or 1 if ns_id is None else ns_id
         with new_set(
-            directory, n, lambda: _to_replace(directory, n, force, criu_set), digest_algorithm, progress, durable
+            directory,
+            n,
+            lambda: _to_replace(directory, n, force, criu_set, parent),
+            digest_algorithm,
+            progress,
+            durable,
         ) as out:
             yield out
     except BaseException:
@@ -454,11 +572,23 @@ def saving(
         raise
 
 
-def write(contents: model.Contents, out: NewSet, *, criu_exact: bool, first_pages_id: int = 1) -> model.Counts:
-    """Write contents, each object as it comes. To make it a set, finish() it. For first_pages_id see dump.dump()."""
+def write(
+    contents: model.Contents,
+    out: NewSet,
+    *,
+    criu_exact: bool,
+    parent: Parent | None = None,
+    first_pages_id: int = 1,
+) -> model.Counts:
+    """Write contents, each object as it comes. To make it a set, finish() it.
+
+    Pages that are the same in the parent are left to it. Without criu_exact alone: CRIU writes all of them again. For
+    first_pages_id see dump.dump().
+    """
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
-    segments, pages = _write_segments(contents.segments, out, criu_exact, first_pages_id)
+    pages_id = max(out.directory.next_pages_id(), first_pages_id)
+    segments, pages = _write_segments(contents.segments, out, criu_exact, parent, pages_id)
     queues, messages = _write_queues(contents.queues, out, criu_exact)
     sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
@@ -470,17 +600,20 @@ def finish(
     *,
     selection: Selection = EVERYTHING,
     consistency: manifest.Consistency | None = None,
+    parent: manifest.Parent | None = None,
 ) -> None:
     """Write the manifest of a set that has all its other files."""
-    made = manifest.of_this_machine(out.ns_id, dict(out.files), counts, selection, out.digest_algorithm, consistency)
+    made = manifest.of_this_machine(
+        out.ns_id, dict(out.files), counts, selection, out.digest_algorithm, consistency, parent
+    )
     with out.file(manifest_name(out.ns_id)) as file:
         codec.encode_manifest(file, made)
 
 
 def _write_segments(
-    segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool, first_pages_id: int
+    segments: Iterable[model.SharedMemory], out: NewSet, criu_exact: bool, parent: Parent | None, pages_id: int
 ) -> tuple[int, int]:
-    pages_id = max(out.directory.next_pages_id(), first_pages_id)
+    """Gives how many there are, and how many pages they have, here or in the parent. pages_id is the first to use."""
     count = pages = 0
     with contextlib.ExitStack() as open_images:
         encoder = None
@@ -492,9 +625,10 @@ def _write_segments(
             with (
                 out.file(pagemap_name(segment.permissions.id)) as pagemap_file,
                 out.unbuffered(pages_name(pages_id)) as pages_file,
+                contextlib.nullcontext() if parent is None else parent.earlier(segment) as earlier,
             ):
                 pagemap = codec.PagemapEncoder(pagemap_file, pages_id, criu_exact)
-                pages += _write_pages(segment, pagemap, pages_file, criu_exact, out.progress)
+                pages += _write_pages(segment, pagemap, pages_file, criu_exact, out.progress, earlier)
             count, pages_id = count + 1, pages_id + 1
     return count, pages
 
@@ -537,13 +671,16 @@ def _write_pages(
     file: digest.DigestingFile,
     criu_exact: bool,
     progress: Progress,
+    earlier: Earlier | None,
 ) -> int:
-    """The data of a segment, and where it belongs. Gives the number of pages."""
+    """The data of a segment, but for what it had earlier, and where it belongs. Gives the number of pages of both."""
 
     def prepare(piece: Piece) -> None:
         piece.pad(PAGE_SIZE)  # only an inline segment of CRIU's older images ends within a page
         if not criu_exact:
             piece.drop_zeros(PAGE_SIZE)
+        if earlier is not None:
+            earlier.drop_same(piece)
         file.digest_ahead(piece.view)
 
     size = 0
@@ -554,14 +691,16 @@ def _write_pages(
             size += piece.size
             pagemap.add_piece(piece, PAGE_SIZE)
     pagemap.finish(PAGE_SIZE)
-    return size // PAGE_SIZE
+    return (size + (0 if earlier is None else earlier.same)) // PAGE_SIZE
 
 
-def _to_replace(directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool) -> set[str]:
+def _to_replace(
+    directory: ImageDirectory, ns_id: int, force: bool, criu_set: bool, parent: ImageDirectory | None
+) -> set[str]:
     files = files_to_replace(directory, ns_id, force=force, criu_set=criu_set)
     if files:
         criudump.refuse_children(directory)
-    return files
+    return files | link.to_replace(directory, files, parent, stays=criu_set)
 
 
 def files_to_replace(directory: Images, ns_id: int, *, force: bool, criu_set: bool = False) -> set[str]:

@@ -36,6 +36,15 @@ class Consistency:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """An earlier set that has pages of this one."""
+
+    ipc_ns_id: int  # the N in its file names
+    digest: bytes  # of its whole manifest
+    pages: int  # how many pages of segments are there; they are among the counts
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The files of a set with their sizes and digests, what is in them, and where and when it was dumped."""
 
@@ -53,6 +62,7 @@ class Manifest:
     consistency: Consistency | None = None  # None: not known
     selection: str | None = None  # which part of the namespace was dumped, as the command line says it; None for all
     variables_meant: bool = True  # are the settings part of it? They are there in any case
+    parent: Parent | None = None  # None where all pages are in the set itself
     version: int = VERSION
 
 
@@ -63,6 +73,7 @@ def of_this_machine(
     selection: Selection,
     digest_algorithm: str,
     consistency: Consistency | None,
+    parent: Parent | None,
 ) -> Manifest:
     """The manifest of a set that is being written here and now."""
     uname = os.uname()
@@ -79,4 +90,5 @@ def of_this_machine(
         consistency=consistency,
         selection=None if selection.everything else str(selection),
         variables_meant=selection.variables,
+        parent=parent,
     )

@@ -21,6 +21,9 @@ ROOM = 1 << 20  # bytes of a piece at most
 _SMALLEST_PAGE, _LARGEST_PAGE = 4096, 64 << 10  # bytes of a page, whatever the machine
 _AHEAD_FROM = 8 * ROOM  # bytes from which on a thread is worth starting
 RUN = struct.Struct("=QQ")  # offset and length in the segment, bytes
+# Added to the offset of a run whose pages an earlier set of images has: a piece has no data of it. Such runs are of
+# whole pages, so the bit is free, and one follows another of its kind if the offsets, bit and all, do.
+INHERITED = 1
 
 
 class Runs:
@@ -69,7 +72,7 @@ class Piece(Runs):
         # There may be a run that is no whole page: the end of a segment.
         super().__init__(room, room // _SMALLEST_PAGE + 1)
         self.data = bytearray(room)
-        self.dropped = 0  # bytes of zeros that were left out
+        self.dropped = 0  # bytes of pages that were left out
 
     @property
     def view(self) -> memoryview:
@@ -86,6 +89,13 @@ class Piece(Runs):
         for offset, length in RUN.iter_unpack(self.packed[first * RUN.size :]):
             yield offset, view[at : at + length]
             at += length
+
+    def places(self, page: int) -> dict[int, int]:
+        """The offset in the segment of each page, and where its data is."""
+        offsets = (
+            start for offset, length in RUN.iter_unpack(self.packed) for start in range(offset, offset + length, page)
+        )
+        return {offset: page * n for n, offset in enumerate(offsets)}
 
     def pad(self, page: int) -> None:
         """Fill the last page by zeros."""
@@ -114,6 +124,66 @@ class Piece(Runs):
                     self.room(page)[:] = memoryview(self.data)[at : at + page]
                     self.add(offset + start, page)
                 at += page
+
+
+class Earlier:
+    """The data that a segment had earlier, walked along with its pieces, to leave out what is the same."""
+
+    def __init__(self, pieces: Generator[Piece, None, None], page: int) -> None:
+        """The pieces of that data, all of whole pages of so many bytes. To be closed."""
+        self._pieces, self._page = pieces, page
+        self._piece: Piece | None = None
+        self._ended = False
+        self.same = 0  # bytes that were left out
+
+    def drop_same(self, piece: Piece) -> None:
+        """Leave out the data of pages that are the same: their runs are INHERITED then. Runs are of whole pages.
+
+        Raises as reading the earlier data does.
+        """
+        kept, at, to = Runs(0, len(piece.runs) // RUN.size), 0, 0
+        while at < piece.size:
+            at, to = self._drop_same(piece, at, to, kept)
+            if at < piece.size:
+                self._piece = next(self._pieces, None)
+                self._ended = self._piece is None
+        piece.dropped += piece.size - to
+        self.same += piece.size - to
+        piece.runs, piece.count, piece.size = kept.runs, kept.count, to
+
+    def _drop_same(self, piece: Piece, at: int, to: int, kept: Runs) -> tuple[int, int]:
+        """From `at` in the data of the piece on, as far as the earlier piece goes; what differs is moved to `to`."""
+        theirs = self._piece
+        if c is not None:
+            other = (theirs.data, theirs.runs, theirs.count) if theirs is not None else (bytearray(), bytearray(), 0)
+            at, to, kept.count = c.drop_same(
+                piece.data, piece.runs, piece.count, at, to, kept.runs, kept.count, self._page, *other, self._ended
+            )
+            return at, to
+        end, places = 0 if theirs is None else theirs.end, {} if theirs is None else theirs.places(self._page)
+        for offset, place in piece.places(self._page).items():
+            if place < at:
+                continue
+            if offset >= end and not self._ended:
+                break
+            page, where = bytes(piece.data[place : place + self._page]), places.get(offset)
+            if theirs is not None and where is not None and theirs.data.startswith(page, where):
+                kept.add(offset | INHERITED, self._page)
+            else:
+                piece.data[to : to + self._page] = page
+                kept.add(offset, self._page)
+                to += self._page
+            at += self._page
+        return at, to
+
+    def finish(self) -> None:
+        """Go through the rest, at the end of which it may turn out not to be what it should be. Raises as above."""
+        for _ in self._pieces:
+            pass
+
+    def close(self) -> None:
+        """To be called when all who may call drop_same() have ended."""
+        self._pieces.close()
 
 
 # What is to be done with each piece before it is used, by whoever makes it: that may be another thread.

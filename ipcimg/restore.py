@@ -75,6 +75,10 @@ def restore(
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
         progress.expect(images.size)
         images.verify(images.names(pages=False), progress)
+        for parent in opened.generations(1 + sum(1 for _ in images.ancestors())):
+            if parent is not opened:
+                stack.enter_context(parent.being_read())
+        images.verify_inherited()
         here = stack.enter_context(namespace.own())
         entered = target or here
         preflight = Preflight(owners.of(entered.fd), only, (os.geteuid(), os.getegid()), images.page_size)

@@ -29,7 +29,7 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream"}
+IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent"}
 JSON = {"jsonfields", "critjson", "encode"}
 TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
 
@@ -192,7 +192,7 @@ FOR_ALL = {
     "selection",
 }
 FOR_COMMANDS = {"cli", "commands"} | COMMANDS
-FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest", "places"}
+FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest", "places", "link"}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
@@ -212,7 +212,7 @@ LATE = {
         ("cli", FOR_COMMANDS),
         ("show.command", SHOW - SHOW_LATE | {"show"} | FOR_IMAGES),
         ("imageset", FOR_COMMANDS | FOR_IMAGES),  # verify
-        ("dump", FOR_COMMANDS | {"dump"} | FOR_IMAGES | FOR_THE_KERNEL),
+        ("dump", FOR_COMMANDS | {"dump", "parent"} | FOR_IMAGES | FOR_THE_KERNEL),
         ("restore", FOR_COMMANDS | {"restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
     ],
 )

@@ -120,6 +120,7 @@ def lines(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
         17: b"inconsistent",
         18: 3,
         19: b"message queue 1: a message was sent",
+        24: wire.message({1: 7, 2: b"\1\2", 3: 0}),
     }
     alone = wire.write(
         tmp_path_factory.mktemp("alone"),

@@ -122,10 +122,11 @@ def namespace_of(options: argparse.Namespace) -> IpcNamespace:
     return namespace.own()
 
 
-def counts(counts: Counts) -> str:
-    def some(number: int, what: str) -> str:
-        return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def some(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
+
+def counts(counts: Counts) -> str:
     queues, sets = some(counts.queues, "message queue"), some(counts.semaphore_sets, "semaphore set")
     segments = some(counts.segments, "shared memory segment")
     return f"{queues} ({some(counts.messages, 'message')}), {sets}, {segments} ({some(counts.pages, 'page')})"

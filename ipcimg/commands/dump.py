@@ -47,6 +47,11 @@ def add(commands: Commands) -> None:
     )
     dump.add_argument("--criu-exact", action="store_true", help="leave out what CRIU does not write: times and pids")
     dump.add_argument(
+        "--parent",
+        metavar="DIR",
+        help="write only those pages of segments that are not the same in the set in DIR, which is needed from then on",
+    )
+    dump.add_argument(
         "--digest",
         choices=tuple(digest.ALGORITHMS),
         default=digest.DEFAULT,
@@ -72,6 +77,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..dump import dump
 
     selection = arguments.selection(options)
+    if options.parent is not None and options.criu_exact:
+        parser.error(
+            "--criu-exact writes what CRIU does, and that is all pages of segments: it does not go with --parent"
+        )
     if options.criu_set is not None:
         if not selection.everything:
             parser.error("--criu-set replaces all that CRIU has dumped: it takes no part of a namespace")
@@ -90,6 +99,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("--zstd goes with -D -")
     if options.force and to_stream:
         parser.error("--force replaces a set in a directory; -D - writes a new archive")
+    if options.parent is not None and (to_stream or places.is_url(options.images_dir or "")):
+        parser.error("--parent is linked to from a directory: it does not go with a stream or a store")
     directory = options.images_dir if options.criu_set is None else options.criu_set
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(arguments.progress(options, "dumping"))
@@ -109,6 +120,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             allow_inconsistent=options.allow_inconsistent,
             peek_only=options.peek_only,
             criu_set=options.criu_set is not None,
+            parent=options.parent,
             progress=progress,
             durable=destination is None,
         )
@@ -123,10 +135,14 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         say(parser, f"Warning: not of one moment: {what}")
     if moved[_MOVED_AT_MOST:]:
         say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+    told = f"dumped {arguments.counts(dumped.counts)} into "
+    told += "standard output" if to_stream else places.described(directory)
+    if dumped.inherited:
+        told += f"; left in {options.parent}: {arguments.some(dumped.inherited, 'page')}"
     if to_stream:
-        say(parser, f"dumped {arguments.counts(dumped.counts)} into standard output")
+        say(parser, told)
     else:
-        report(parser, f"dumped {arguments.counts(dumped.counts)} into {places.described(directory)}")
+        report(parser, told)
     return DONE
 
 

@@ -67,8 +67,18 @@ class manifest_file(_message.Message):
     digest: bytes
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
+class manifest_parent(_message.Message):
+    __slots__ = ("ipc_ns_id", "digest", "pages")
+    IPC_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    ipc_ns_id: int
+    digest: bytes
+    pages: int
+    def __init__(self, ipc_ns_id: _Optional[int] = ..., digest: _Optional[bytes] = ..., pages: _Optional[int] = ...) -> None: ...
+
 class manifest_entry(_message.Message):
-    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "digest_algorithm", "consistency", "compared", "moved", "selection", "variables_meant")
+    __slots__ = ("version", "tool", "created", "kernel", "machine", "page_size", "ipc_ns_id", "queues", "messages", "semaphore_sets", "segments", "pages", "files", "digest_algorithm", "consistency", "compared", "moved", "selection", "variables_meant", "parent")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +98,7 @@ class manifest_entry(_message.Message):
     MOVED_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_MEANT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     version: int
     tool: str
     created: int
@@ -107,7 +118,8 @@ class manifest_entry(_message.Message):
     moved: _containers.RepeatedScalarFieldContainer[str]
     selection: str
     variables_meant: bool
-    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., digest_algorithm: _Optional[str] = ..., consistency: _Optional[str] = ..., compared: _Optional[int] = ..., moved: _Optional[_Iterable[str]] = ..., selection: _Optional[str] = ..., variables_meant: bool = ...) -> None: ...
+    parent: manifest_parent
+    def __init__(self, version: _Optional[int] = ..., tool: _Optional[str] = ..., created: _Optional[int] = ..., kernel: _Optional[str] = ..., machine: _Optional[str] = ..., page_size: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., queues: _Optional[int] = ..., messages: _Optional[int] = ..., semaphore_sets: _Optional[int] = ..., segments: _Optional[int] = ..., pages: _Optional[int] = ..., files: _Optional[_Iterable[_Union[manifest_file, _Mapping]]] = ..., digest_algorithm: _Optional[str] = ..., consistency: _Optional[str] = ..., compared: _Optional[int] = ..., moved: _Optional[_Iterable[str]] = ..., selection: _Optional[str] = ..., variables_meant: bool = ..., parent: _Optional[_Union[manifest_parent, _Mapping]] = ...) -> None: ...
 
 class manifest_seal(_message.Message):
     __slots__ = ("digest",)

@@ -78,6 +78,8 @@ def _lines(subject: Subject, request: Request, answer: Answer) -> Iterator[_Line
 def _manifest(one: Manifest) -> dict[str, Any]:
     members = dataclasses.asdict(dataclasses.replace(one, files={}))
     del members["files"]  # they have lines of their own
+    if one.parent is not None:
+        members["parent"]["digest"] = one.parent.digest.hex()
     return members
 
 

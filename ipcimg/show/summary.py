@@ -147,6 +147,9 @@ def _manifest(one: Manifest, view: View) -> Iterator[Fact]:
         yield Fact("consistency", _consistency(one.consistency), warns=bool(moved))
         for text in moved:
             yield Fact("", describe.printable(text))
+    if one.parent is not None:
+        some = f"{one.parent.pages} of the {one.counts.pages} pages of segments"
+        yield Fact("parent", f"{some} are in the parent's set {one.parent.ipc_ns_id}")
     if one.selection is not None:
         yield Fact("selection", f"a part of its namespace: {describe.printable(one.selection)}")
 

@@ -151,7 +151,7 @@ def check_images(directory: Path, made: Counts) -> None:
 
 def size_of(directory: Path) -> int:
     """Bytes of all files in a directory."""
-    return sum(path.stat().st_size for path in directory.iterdir())
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
 
 
 def compile_yardsticks(program: Path) -> None:

@@ -1,6 +1,8 @@
 """The process that is measured: it calls ipcimg for a namespace, and prints as JSON what that took.
 
-    python -m tools.benching.measured dump|dump-frozen|restore PID DIRECTORY
+    python -m tools.benching.measured dump|dump-frozen|dump-since|restore PID DIRECTORY
+
+dump-since is with what `first` beside DIRECTORY holds as its parent.
 
 Stages are the functions of ipcimg that have to do with one kind of object, with a timer around them.
 """
@@ -11,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import sys
 import time
 from collections import defaultdict
@@ -70,7 +73,8 @@ def main(what: str, pid: str, directory: str) -> None:
         if what == "restore":
             done = ipcimg.restore(directory, namespace)
         else:
-            done = ipcimg.dump(directory, namespace, frozen=what == "dump-frozen")
+            parent = os.path.join(os.path.dirname(directory), "first") if what == "dump-since" else None
+            done = ipcimg.dump(directory, namespace, frozen=what != "dump", parent=parent)
     found = {"seconds": _seconds, "peak": peak_memory(), "counts": dataclasses.asdict(done.counts)}
     print(json.dumps(found))
 

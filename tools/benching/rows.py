@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import os
 import shutil
 import statistics
@@ -19,6 +20,7 @@ from .measured import STAGES, WHOLE
 MESSAGES, SEMAPHORES = STAGES["msg"], STAGES["sem"]
 PEAK_AT_MOST = 96 << 20  # bytes
 SHOWING_AT_MOST = 64 << 20  # bytes, of ipcimg-show
+SINCE_AT_MOST = 2  # times the pages that have changed: bytes of images that have them alone
 IMAGES_AT_MOST = 1 << 20  # bytes, of a segment of zeros
 
 PEEKS_8K = "peeks with 8 KiB of room"
@@ -31,6 +33,7 @@ MAKES_SETS = "preset, create, SETALL, set"
 COPY = "plain copy of the same bytes"
 FAULTS = "the same, a page fault each time"
 START = "start-up"
+FIRST, SINCE = "a whole dump", "a dump with it as parent"
 _PYTHON, _COMMAND = "python3 -c pass", "ipcimg dump, the whole process"
 CRIT = "crit decode, once"
 SUMMARY, LISTING = "ipcimg-show", "ipcimg-show --messages"
@@ -228,6 +231,28 @@ def _dumping_with_other_msgmax(bench: Bench, content: Content, msgmax: Mapping[s
         yield one_round
 
 
+@contextlib.contextmanager
+def _dumping_again(bench: Bench, content: Segment, changed: Segment) -> Iterator[Round]:
+    """Rounds of a whole dump, and one with that as its parent after a word of each run was changed."""
+    with bench.holding(content) as source:
+
+        def one_round() -> Took:
+            with bench.images() as where:
+                first, second = where / "first", where / "second"
+                took = source.ipcimg("dump-frozen", first, content.counts)
+                took.seconds = {FIRST: took.seconds[WHOLE]}
+                source.yardstick("touch", *changed.numbers, directory=where, amount=changed.written)
+                again = source.ipcimg("dump-since", second, content.counts)
+                again.seconds = {SINCE: again.seconds[WHOLE]}
+                took.add(again)
+                if size_of(second) > SINCE_AT_MOST * changed.written:
+                    raise BrokenError(f"{size_of(second)} bytes of images for {changed.written} that have changed")
+                check_images(second, content.counts)
+            return took
+
+        yield one_round
+
+
 def _timed_run(*command: str) -> tuple[float, str]:
     """Seconds of a process as a whole, and what it prints. Raises BrokenError where it fails."""
     began = time.perf_counter()
@@ -331,6 +356,7 @@ def measurements(scale: float = 1) -> list[Measurement]:
     queues, one_queue = Queues(some(2000), 16, 100), Queues(1, some(2000), 64)
     many_queues, many_sets = Queues(some(20_000), 1, 64), Sets(some(20_000))
     dense = of_size(_GIB, _MIB, _MIB)
+    changed = Segment(dense.size, mmap.PAGESIZE, 128 * mmap.PAGESIZE)
     sparse = of_size(4 * _GIB, 40 * _KIB, 4 * _MIB)
     zeros = of_size(_GIB, _MIB, _MIB, zeros=True)
     msgmax = {f"{MESSAGES}, msgmax 8 KiB": 8 * _KIB, f"{MESSAGES}, msgmax 16 MiB": 16 * _MIB}
@@ -391,6 +417,12 @@ def measurements(scale: float = 1) -> list[Measurement]:
             {COPY: ("copy-out", ".", *dense.numbers), FAULTS: ("copy-out-by-faults", ".", *dense.numbers)},
             Ratio(WHOLE, COPY, 1.25),
             Ratio(WHOLE, FAULTS),
+        ),
+        Measurement(
+            "dense-dump-again",
+            f"{dense}, 1 in 128 pages changed: dump",
+            functools.partial(_dumping_again, content=dense, changed=changed),
+            (Ratio(SINCE, FIRST),),
         ),
         restore("dense-restore", dense, {COPY: ("copy-in", "pages-1.img", *dense.numbers)}, Ratio(WHOLE, COPY, 1.25)),
         dump(

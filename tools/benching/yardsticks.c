@@ -330,6 +330,23 @@ static void make_segment(struct pattern p, int zeros)
     must(shmdt(address), "shmdt");
 }
 
+/* Change a word of each run. */
+static long touch(struct pattern p)
+{
+    struct shmid_ds ds;
+    long bytes = 0;
+    int shmid = segment_at(0, &ds);
+    if (shmid < 0)
+        errx(1, "there is no segment");
+    start();
+    char *address = attach(shmid, 0);
+    for (size_t at = 0; at < p.size; at += p.step, bytes += p.run)
+        ++*(unsigned long *)(address + at);
+    must(shmdt(address), "shmdt");
+    stop();
+    return bytes;
+}
+
 typedef ssize_t transfer(int fd, char *address, size_t size);
 
 static ssize_t to_file(int fd, char *address, size_t size)
@@ -448,6 +465,8 @@ static int be_in(const char *pid, int argc, char **argv)
         amount = copy_out(argv[1], 1, pattern(argv + 2));
     else if (is(argc, argv, "copy-out-by-faults", 4))
         amount = copy_out(argv[1], 0, pattern(argv + 2));
+    else if (is(argc, argv, "touch", 3))
+        amount = touch(pattern(argv + 1));
     else if (is(argc, argv, "copy-in", 4))
         amount = copy_in(argv[1], pattern(argv + 2));
     else
