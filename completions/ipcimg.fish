@@ -51,7 +51,7 @@ function _shtab_ipcimg_using
 end
 
 set -g _shtab_ipcimg_commands dump restore verify diff encode recover check
-set -g _shtab_ipcimg_opts_with_value --criu-set --digest --feature --id --images-dir --ipc-ns --key --ns-id --only --parent --pidfile --pin --tree -D -t
+set -g _shtab_ipcimg_opts_with_value --criu-set --digest --feature --id --images-dir --ipc-ns --join-ns --key --log-file --ns-id --only --parent --pidfile --pin --report --status-fd --timeout --tree --work-dir -D -J -W -o -t
 
 complete -c ipcimg -e
 complete -c ipcimg -f
@@ -78,10 +78,19 @@ complete -c ipcimg -n '_shtab_ipcimg_using dump' -l frozen-by-caller -d 'I have 
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l allow-inconsistent -d 'where the namespace is in use all the time, dump it all the same, and record what moved'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l peek-only -d 'never take a message off a queue and put it back, which is faster for deep ones of a stopped namespace'
 complete -c ipcimg -n '_shtab_ipcimg_using dump' -l no-progress -d 'show no progress (default: on a terminal, from the first second on)'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -l report -xka "(__fish_complete_path (commandline -ct))" -d 'write what was done, or went wrong, as JSON; - for standard output'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -l status-fd -x -d 'write a zero byte to this descriptor when all is done, and close it in any case'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -l timeout -x -d 'give up, and undo all, after so many seconds'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -s R -l leave-running -d 'for callers of criu; without effect'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -s j -l shell-job -d 'for callers of criu; without effect'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -s o -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'write a log to FILE, in the work directory'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -s W -l work-dir -xka "(__fish_complete_directories)" -d 'where FILE is (default: the image directory)'
+complete -c ipcimg -n '_shtab_ipcimg_using dump' -s v -d 'log more: stages, and said twice details; a digit behind it, 0 to 4, sets the level (default: 2)'
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a restore -d 'Make everything that an image directory or archive holds, under the same ids.'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s h -l help -d 'show this help message and exit'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s t -l tree -x -d 'the namespace to restore into: that of this process'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l ipc-ns -xka "(__fish_complete_path (commandline -ct))" -d 'the namespace to restore into: the one this file stands for (default: the caller'"'"'s own)'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s J -l join-ns -x -d 'the namespace to restore into, as for criu: that of a process id, or of a file'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l new-ns -d 'a new namespace, for --pin or COMMAND'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l pin -xka "(__fish_complete_path (commandline -ct))" -d 'keep the new namespace by a bind mount on the new file PATH'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s D -l images-dir -xka "(__fish_complete_directories)" -d 'the image directory, its URL, or an archive; - for one from standard input'
@@ -94,13 +103,22 @@ complete -c ipcimg -n '_shtab_ipcimg_using restore' -l into-free-ids -d 'give ob
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l hold -d 'keep segments that only attachments keep alive in a process of its own until somebody attaches them'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l pidfile -xka "(__fish_complete_path (commandline -ct))" -d 'write the process id of that process to FILE'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l strict -d 'refuse what would otherwise end with a warning'
-complete -c ipcimg -n '_shtab_ipcimg_using restore' -l json -d 'print what was done as one JSON object'
-complete -c ipcimg -n '_shtab_ipcimg_using restore' -s v -l verbose -d 'list what is in the images and nobody can restore'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -l no-progress -d 'show no progress (default: on a terminal, from the first second on)'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -l report -xka "(__fish_complete_path (commandline -ct))" -d 'write what was done, or went wrong, as JSON; - for standard output'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -l status-fd -x -d 'write a zero byte to this descriptor when all is done, and close it in any case'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -l timeout -x -d 'give up, and undo all, after so many seconds'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s R -l leave-running -d 'for callers of criu; without effect'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s j -l shell-job -d 'for callers of criu; without effect'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s o -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'write a log to FILE, in the work directory'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s W -l work-dir -xka "(__fish_complete_directories)" -d 'where FILE is (default: the image directory)'
+complete -c ipcimg -n '_shtab_ipcimg_using restore' -s v -d 'log more: stages, and said twice details; a digit behind it, 0 to 4, sets the level (default: 2)'
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a verify -d 'Compare every file with its digest in the manifest, and see that all the images promise is there.'
 complete -c ipcimg -n '_shtab_ipcimg_using verify' -s h -l help -d 'show this help message and exit'
 complete -c ipcimg -n '_shtab_ipcimg_using verify' -l ns-id -x -d 'only this set of the directory'
 complete -c ipcimg -n '_shtab_ipcimg_using verify' -l no-progress -d 'show no progress (default: on a terminal, from the first second on)'
+complete -c ipcimg -n '_shtab_ipcimg_using verify' -s o -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'write a log to FILE, in the work directory'
+complete -c ipcimg -n '_shtab_ipcimg_using verify' -s W -l work-dir -xka "(__fish_complete_directories)" -d 'where FILE is (default: the image directory)'
+complete -c ipcimg -n '_shtab_ipcimg_using verify' -s v -d 'log more: stages, and said twice details; a digit behind it, 0 to 4, sets the level (default: 2)'
 complete -c ipcimg -n '_shtab_ipcimg_using verify; and test $_shtab_ipcimg_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the image directory, its URL, or an archive; - for one from standard input'
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a diff -d 'Say what differs between A and B, each an image directory, its URL, or an archive, ns:PID or ns:PATH. Status 0 if nothing does, 1 if something does, 2 if that could not be found out.'
 complete -c ipcimg -n '_shtab_ipcimg_using diff' -s h -l help -d 'show this help message and exit'
@@ -124,6 +142,9 @@ complete -c ipcimg -n '_shtab_ipcimg_using recover' -s h -l help -d 'show this h
 complete -c ipcimg -n '_shtab_ipcimg_using recover' -s t -l tree -x -d 'the namespace to recover: that of this process'
 complete -c ipcimg -n '_shtab_ipcimg_using recover' -l ipc-ns -xka "(__fish_complete_path (commandline -ct))" -d 'the namespace to recover: the one this file stands for (default: the caller'"'"'s own)'
 complete -c ipcimg -n '_shtab_ipcimg_using recover' -s D -l images-dir -xka "(__fish_complete_directories)" -d 'the image directory to recover, or its URL'
+complete -c ipcimg -n '_shtab_ipcimg_using recover' -s o -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'write a log to FILE, in the work directory'
+complete -c ipcimg -n '_shtab_ipcimg_using recover' -s W -l work-dir -xka "(__fish_complete_directories)" -d 'where FILE is (default: the image directory)'
+complete -c ipcimg -n '_shtab_ipcimg_using recover' -s v -d 'log more: stages, and said twice details; a digit behind it, 0 to 4, sets the level (default: 2)'
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a check -d 'Try each feature on a throwaway namespace; status 0 if all that were asked for work.'
 complete -c ipcimg -n '_shtab_ipcimg_using check' -s h -l help -d 'show this help message and exit'
 complete -c ipcimg -n '_shtab_ipcimg_using check' -l feature -xka "ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze" -d 'only this one (may be repeated)'

@@ -33,6 +33,7 @@ from .pieces import INHERITED, RUN, Piece, Runs
 _DECODED = ("IPC_VAR", "IPCNS_SHM", "IPCNS_MSG", "IPCNS_SEM", "PAGEMAP", "IDS", "INVENTORY", "IPCIMG_MANIFEST")
 MAGICS = {magic: kind for magic, kind in magics.MAGICS.items() if kind in _DECODED}
 _MAGIC_OF = {name: magic for magic, name in MAGICS.items()}
+_STATS = next(magic for magic, kind in magics.MAGICS.items() if kind == "STATS")
 
 # What numbers can be, for all who check them.
 U32_MAX = (1 << 32) - 1
@@ -55,6 +56,8 @@ _FACTS_OF_QUEUE: Any = own.queue
 _FACTS_OF_SEMAPHORES: Any = own.semaphores
 _FACTS_OF_SEGMENT: Any = own.segment
 _HAS_MANIFEST: Any = own.has_manifest
+_OWN_INVENTORY: Any = own.own_inventory
+_OWN_STATS: Any = own.own_stats
 
 _P = TypeVar("_P", bound=Protobuf)
 _O = TypeVar("_O")
@@ -819,7 +822,9 @@ def decode_pagemap_entries(image: ImageFile, page_size: int) -> Iterator[int | P
     yield from runs
 
 
-# ---- a dump of CRIU's: ids-PID.img, inventory.img -------------------------------------------
+# ---- a dump as a whole: ids-PID.img, inventory.img, stats-* --------------------------------
+
+COMMON_MAGIC_VERSION = 2  # the img_version of images that begin with the common magic: of all since 2014
 
 
 def decode_ipc_ns_id(image: ImageFile) -> int | None:
@@ -830,17 +835,77 @@ def decode_ipc_ns_id(image: ImageFile) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What CRIU tells of its dump as a whole."""
+    """What is told of a dump as a whole."""
 
-    img_version: int  # 2 since images have the common magic
+    img_version: int
     own_ipc_ns_id: int | None  # of criu itself: what it shares with the processes is not dumped
+    is_ours: bool  # and not CRIU's
 
 
 def decode_inventory(image: ImageFile) -> Inventory:
     """Raises ImageError."""
     entry = _only(_open(image, "INVENTORY"), criu.inventory_entry())
     ids = entry.root_ids
-    return Inventory(entry.img_version, ids.ipc_ns_id if ids.HasField("ipc_ns_id") else None)
+    own_id = ids.ipc_ns_id if ids.HasField("ipc_ns_id") else None
+    return Inventory(entry.img_version, own_id, bool(entry.Extensions[_OWN_INVENTORY]))
+
+
+def encode_inventory(file: BinaryIO) -> None:
+    """Write the whole image, with the mark that it is ours."""
+    entry = criu.inventory_entry(img_version=COMMON_MAGIC_VERSION, fdinfo_per_id=True, ns_per_id=True)
+    entry.Extensions[_OWN_INVENTORY] = True
+    Writer(file, _MAGIC_OF["INVENTORY"], first=None).entry(entry.SerializeToString())
+
+
+def encode_dump_stats(file: BinaryIO, *, freezing: float, frozen: float, collecting: float, pages_written: int) -> None:
+    """Write the whole of a stats-dump, with the mark that it is ours. Times are seconds."""
+    dump = criu.dump_stats_entry(
+        freezing_time=_microseconds(freezing),
+        frozen_time=_microseconds(frozen),
+        memdump_time=_microseconds(collecting),
+        memwrite_time=0,
+        pages_scanned=0,
+        pages_skipped_parent=0,
+        pages_written=0,
+        pages_lazy=0,
+        shpages_written=pages_written,
+    )
+    _encode_stats(file, criu.stats_entry(dump=dump))
+
+
+def encode_restore_stats(file: BinaryIO, *, restoring: float, pages_restored: int) -> None:
+    """Write the whole of a stats-restore, with the mark that it is ours. Times are seconds."""
+    restore = criu.restore_stats_entry(
+        pages_compared=0,
+        pages_skipped_cow=0,
+        forking_time=0,
+        restore_time=_microseconds(restoring),
+        pages_restored=pages_restored,
+    )
+    _encode_stats(file, criu.stats_entry(restore=restore))
+
+
+def _encode_stats(file: BinaryIO, entry: criu.stats_entry) -> None:
+    entry.Extensions[_OWN_STATS] = True
+    Writer(file, _STATS, first=SERVICE_MAGIC).entry(entry.SerializeToString())
+
+
+def _microseconds(seconds: float) -> int:
+    return min(int(seconds * 1e6), U32_MAX)
+
+
+def is_ours(image: ImageFile) -> bool:
+    """Is it an inventory or statistics that we have written? Raises ImageError where it is damaged."""
+    if image.size < 8:
+        return False
+    kind = kind_of_any(image)
+    if kind == "INVENTORY":
+        return decode_inventory(image).is_ours
+    if kind != "STATS" or has_common_magic(image):
+        return False
+    reader = image.reader(4)
+    reader.magic({_STATS: kind})
+    return bool(_only(reader, criu.stats_entry()).Extensions[_OWN_STATS])
 
 
 # ---- the manifest: ipcimg-manifest-N.img ---------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from .describe import printable
 from .errors import ConflictError, IpcimgError, explain
-from .interrupts import Interrupted
+from .interrupts import Interrupted, TimedOut
 
 DONE, FAILED, WRONG = 0, 1, 2
 
@@ -53,26 +53,37 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         with nobody_has_to_read():
             sys.stdout.flush()
         return status
-    except ConflictError as error:
-        for conflict in error.conflicts:
-            say(parser, f"Error: {conflict}")
-        return trouble
     except (IpcimgError, MemoryError) as error:
-        say(parser, f"Error: {str(error) or 'out of memory'}")
+        _say_errors(parser, error)
         return trouble
     except OSError as error:
-        say(parser, f"Error: {explain(error)}")
+        _say_errors(parser, error)
         try:
             sys.stdout.flush()
         except OSError:  # so it was that; Python would try again, and end with a status of its own
-            _forget_stdout()
+            forget_stdout()
         return trouble
     except Interrupted as error:
-        say(parser, f"Error: {error}")
-        return 128 + error.signum
-    except KeyboardInterrupt:
-        say(parser, "Error: interrupted")
+        _say_errors(parser, error)
+        return trouble if isinstance(error, TimedOut) else 128 + error.signum
+    except KeyboardInterrupt as error:
+        _say_errors(parser, error)
         return 128 + signal.SIGINT
+
+
+def errors_of(error: BaseException) -> list[str]:
+    """What is said of an error, one line or several."""
+    if isinstance(error, ConflictError):
+        return list(error.conflicts)
+    if isinstance(error, OSError):
+        return [explain(error)]
+    unsaid = {MemoryError: "out of memory", KeyboardInterrupt: "interrupted"}
+    return [str(error) or unsaid.get(type(error), type(error).__name__)]
+
+
+def _say_errors(parser: argparse.ArgumentParser, error: BaseException) -> None:
+    for line in errors_of(error):
+        say(parser, f"Error: {line}")
 
 
 @contextlib.contextmanager
@@ -81,10 +92,11 @@ def nobody_has_to_read() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _forget_stdout()  # nothing may be flushed at exit either
+        forget_stdout()  # nothing may be flushed at exit either
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
+    """Have nothing come of what is printed from now on, nor of what waits to be."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -93,7 +105,7 @@ def report(parser: argparse.ArgumentParser, *lines: str) -> None:
     try:
         print(*map(printable, lines), sep="\n", flush=True)
     except OSError as error:
-        _forget_stdout()
+        forget_stdout()
         if not isinstance(error, BrokenPipeError):
             say(parser, f"Warning: {'; '.join(lines)}, but standard output: {explain(error)}")
 

@@ -14,12 +14,10 @@ from . import codec, model
 from .directory import ImageDirectory
 from .errors import DirectoryError, ObjectError, listed
 from .image import ImageFile
-from .images import Images, kind_name
+from .images import INVENTORY, Images, kind_name
 
 _O = TypeVar("_O", model.SharedMemory, model.MessageQueue, model.SemaphoreSet)
 
-_INVENTORY = "inventory.img"
-_COMMON_MAGIC = 2  # the img_version of images that begin with it: of all since 2014
 _LONGEST = 8192  # bytes of a message that criu restores: MSGMAX in criu/ipc_ns.c
 
 
@@ -47,13 +45,15 @@ def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
     def refused(why: str) -> DirectoryError:
         return DirectoryError(f"image directory {directory.path}: {why}")
 
-    if not directory.has(_INVENTORY):
-        raise refused(f"there is no {_INVENTORY} in it: it is no dump of CRIU's")
-    inventory = codec.decode_inventory(directory.image(_INVENTORY))
-    if inventory.img_version != _COMMON_MAGIC:
+    if not directory.has(INVENTORY):
+        raise refused(f"there is no {INVENTORY} in it: it is no dump of CRIU's")
+    inventory = codec.decode_inventory(directory.image(INVENTORY))
+    if inventory.is_ours:
+        raise refused(f"its {INVENTORY} is ipcimg's: it is no dump of CRIU's")
+    if inventory.img_version != codec.COMMON_MAGIC_VERSION:
         what = (
             "of CRIU's first format"
-            if inventory.img_version < _COMMON_MAGIC
+            if inventory.img_version < codec.COMMON_MAGIC_VERSION
             else "of a format that ipcimg does not know"
         )
         raise refused(f"its images are {what} (img_version {inventory.img_version})")

@@ -3,7 +3,8 @@
 A new set is written into the directory .ipcimg-N.tmp inside the image directory, its manifest last.
 Once all of it is on the disk, the file `commit` is added, which lists the files of the old set that
 are to go. From then on the set is moved to its place, the manifest last again, and the temporary
-directory is removed; meanwhile set N is unfinished and nobody loads it. Without `commit` a temporary
+directory is removed; meanwhile set N is unfinished and nobody loads it. What stands beside a set,
+inventory.img and stats-dump, comes along, unless it is there and not ours. Without `commit` a temporary
 directory is worthless, and an older set N is as whole as it was; with it, whoever comes next moves on
 where a killed process stopped, and so completes the set.
 
@@ -15,6 +16,7 @@ and no symbolic link is followed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -22,14 +24,16 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from . import digest
+from . import codec, digest
 from .describe import printable
 from .digest import DigestingFile
 from .errors import DirectoryError, ImageError, explain
 from .image import ImageFile
 from .images import (
     COMMIT,
+    INVENTORY,
     PARENT,
+    STATS_DUMP,
     Images,
     is_data_name,
     kind_name,
@@ -38,7 +42,7 @@ from .images import (
     number_of_temporary,
     temporary_name,
 )
-from .interrupts import deferred, held
+from .interrupts import deferred, finished, held
 from .manifest import File
 from .model import PIECE
 from .progress import NOBODY, Progress
@@ -49,6 +53,7 @@ _NEW_COMMIT = "commit.new"  # what COMMIT is before it is whole
 # syncfs(2) is cheaper, although it takes everybody's dirty pages along.
 _FSYNC_AT_MOST = 64
 _BUFFER = 2 * PIECE
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)  # what a file system without them says
 
 
 def who_could_change(status: os.stat_result) -> str | None:
@@ -177,6 +182,7 @@ class NewSet:
         self.directory, self.ns_id, self.digest_algorithm, self.progress = directory, ns_id, digest_algorithm, progress
         self._durable = durable
         self.files: dict[str, File] = {}  # those that are closed
+        self._beside: list[str] = []
         self._replaces: frozenset[str] = frozenset()
         self._moving = self._linked = False
         self._temporary = _take_temporary(directory, ns_id)
@@ -225,6 +231,18 @@ class NewSet:
             ) from error
         self._linked = True
 
+    @contextlib.contextmanager
+    def beside(self, name: str) -> Iterator[BinaryIO]:
+        """INVENTORY or STATS_DUMP, which come along with the set and are no part of it, open as in file()."""
+        path = os.path.join(self.directory.path, name)
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(name, flags, 0o600, dir_fd=self._temporary), "wb") as file:
+                self._beside.append(name)
+                yield file
+        except OSError as error:
+            raise DirectoryError(f"writing {path}: {explain(error).removeprefix(f'{name}: ')}") from error
+
     def commit(self) -> None:
         """Everything to the disk, then to its place. The manifest must be the last file written."""
         try:
@@ -234,6 +252,7 @@ class NewSet:
             for name in new:  # again: CRIU takes no lock
                 self._refuse_others(name)
             with deferred():
+                finished()  # from here on it goes forward
                 _write_commit(self._temporary, self._replaces - new)
                 self._moving = True
                 _into_place(self.directory, self.ns_id, self._temporary)
@@ -263,7 +282,7 @@ class NewSet:
 
             libc.syncfs(self._temporary)
             return
-        for name in self.files:
+        for name in (*self.files, *self._beside):
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._temporary)
             try:
                 os.fsync(fd)
@@ -391,6 +410,15 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
     def come(name: str) -> None:
         os.rename(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd)
 
+    def come_beside(name: str) -> None:
+        try:
+            os.link(name, name, src_dir_fd=temporary, dst_dir_fd=directory.fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, *_NO_LINKS):
+                raise
+            if not _has(directory.fd, name) or is_ours(directory, name):
+                come(name)
+
     if _has(temporary, manifest):
         gone(manifest)
         if _has(temporary, variables):  # else what is in the directory are the new ones already
@@ -403,11 +431,22 @@ def _into_place(directory: ImageDirectory, ns_id: int, temporary: int) -> None:
                     come(name)
             os.fsync(directory.fd)
             come(variables)
+        for name in (INVENTORY, STATS_DUMP):
+            if _has(temporary, name):
+                come_beside(name)
         os.fsync(directory.fd)
         come(manifest)
         os.fsync(directory.fd)
     _remove_temporary(directory, ns_id, temporary)
     os.fsync(directory.fd)
+
+
+def is_ours(directory: ImageDirectory, name: str) -> bool:
+    """Is INVENTORY or one of the STATS in the directory ours? What does not say so is CRIU's. Raises DirectoryError."""
+    try:
+        return directory.has(name) and codec.is_ours(directory.image(name))
+    except ImageError:
+        return False
 
 
 def _has(directory: int, name: str) -> bool:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import criudump, digest, imageset, interrupts, msg, namespace, owners, places, sem, shm, turn, var
+from . import criudump, digest, imageset, interrupts, inventory, msg, namespace, owners, places, sem, shm, turn, var
 from . import parent as parents
 from .directory import ImageDirectory
 from .errors import ChangedError, InUseError, KernelError, NamespaceError, doing, explain
 from .manifest import Consistency
 from .model import Contents, Counts
-from .progress import NOBODY, Progress
+from .progress import FREEZING, LETTING_GO, NOBODY, Progress
 from .reading import Reading
 from .recover import refuse_unfinished
 from .selection import EVERYTHING, Selection
+from .stopwatch import Stopwatch
 from .turning import Turner, segments_kept
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Dumped:
 
     counts: Counts  # how much of everything
     consistency: Consistency
+    ns_id: int  # of the set
+    files: Mapping[str, int]  # of the set by their names, bytes
     inherited: int = 0  # pages of segments, among the counts, that are in the parent alone
 
 
@@ -80,10 +83,12 @@ def dump(
     the only one, with a manifest: of segments that it has as well, only the pages that are not the same
     there are written. progress is told of what is read. Without durable the images are not waited for until they are on
     the disk: for a directory that a crash of the machine makes useless. On any error the directory is left as it was.
-    Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
+    An inventory.img and a stats-dump as CRIU's come along with the set, unless those in the directory are CRIU's, or
+    criu_set. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
     """
 
     def attempt(tolerant: bool, turns: bool) -> Dumped:
+        watch.stage("looking at the image directory")
         earlier = None if parent is None else ImageDirectory(os.fspath(parent), wary=True)
         with (
             imageset.saving(
@@ -93,15 +98,21 @@ def dump(
                 digest_algorithm=digest_algorithm,
                 criu_set=criu_set,
                 parent=earlier,
-                progress=progress,
+                progress=watch,
                 durable=durable,
             ) as out,
             parents.opened(earlier, out) as compared,
         ):
             with living(
-                source, only=only, freeze=freeze, frozen=frozen, tolerant=tolerant, turns=turns and not peek_only
+                source,
+                only=only,
+                freeze=freeze,
+                frozen=frozen,
+                tolerant=tolerant,
+                turns=turns and not peek_only,
+                progress=watch,
             ) as found:
-                if progress is not NOBODY and only.everything:
+                if progress.counts and only.everything:
                     progress.expect(shm.stored() + msg.stored())
                 replacement = criudump.Replacement(found.contents) if criu_set and not force else None
                 contents = found.contents if replacement is None else replacement.noted()
@@ -113,12 +124,16 @@ def dump(
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
             linked = None if compared is None else compared.link_from(out)
             imageset.finish(out, counts, selection=only, consistency=found.consistency, parent=linked)
+            if not criu_set:
+                inventory.accompany(out, watch, counts)
         if found.consistency is None:
             raise AssertionError("living() has ended without a verdict")
-        return Dumped(counts, found.consistency, 0 if linked is None else linked.pages)
+        files = {name: file.size for name, file in out.files.items()}
+        return Dumped(counts, found.consistency, out.ns_id, files, 0 if linked is None else linked.pages)
 
     if parent is not None and criu_exact:
         raise ValueError("CRIU writes all pages of segments again, whatever its parent has")
+    watch = Stopwatch.of(progress)
     if criu_set and (criu_exact or allow_inconsistent or only != EVERYTHING):
         raise ValueError("a dump of CRIU's takes a whole set of one moment, which any version of it can read")
     if places.is_url(url := os.fspath(directory)):
@@ -198,15 +213,17 @@ def living(
     frozen: bool = False,
     tolerant: bool = False,
     turns: bool = False,
+    progress: Progress = NOBODY,
 ) -> Iterator[Living]:
     """What an IPC namespace holds, to be iterated once, inside the with block, by the calling thread.
 
     The thread is in the namespace meanwhile. tolerant has what moves told, not raised. turns says that
-    deep queues may be turned, where nobody else can use them. For the rest, and what is raised, see
-    dump().
+    deep queues may be turned, where nobody else can use them. progress is told of the stages. For the
+    rest, and what is raised, see dump().
     """
     with contextlib.ExitStack() as stack:
         source = source or stack.enter_context(namespace.own())
+        progress.stage("waiting for the namespace")
         seen_as = owners.of(source.fd)
         stack.enter_context(source.locked())
         stack.enter_context(source.entered())
@@ -216,10 +233,14 @@ def living(
             from .freeze import frozen as frozen_by_us  # takes as long to import as a small dump to make
 
             complete = functools.partial(turn.complete_before_thaw, seen_as) if turns else None
+            stack.callback(progress.stage, "leaving the namespace")
+            progress.stage(FREEZING)
             stopped = stack.enter_context(frozen_by_us(source, complete))
+            stack.callback(progress.stage, LETTING_GO)
         try:
             # Leaving is the reverse of this order: detach, put the variables back, leave the namespace.
             undo = stack.enter_context(contextlib.ExitStack())
+            progress.stage("settings")
             variables = var.collect()
             with doing("protecting the segments from kernel.shm_rmid_forced"):
                 undo.enter_context(segments_kept(seen_as))
@@ -238,6 +259,7 @@ def living(
                 )
             )
             yield found
+            progress.stage("looking again")
             reading.finish()
             for name in var.moved(variables):
                 reading.changed(ChangedError(f"{name} was changed while the namespace was read"))

@@ -260,9 +260,10 @@ def _among(kinds: Mapping[int, str]) -> str:
 class Writer:
     """Writes an image from front to back."""
 
-    def __init__(self, file: BinaryIO, magic: int) -> None:
+    def __init__(self, file: BinaryIO, magic: int, first: int | None = COMMON_MAGIC) -> None:
+        """magic is that of its kind, first what stands before it."""
         self._write = file.write
-        self._write(_U32.pack(COMMON_MAGIC) + _U32.pack(magic))
+        self._write((b"" if first is None else _U32.pack(first)) + _U32.pack(magic))
 
     def entry(self, data: bytes) -> None:
         """Append an entry of at most MAX_ENTRY bytes."""

@@ -20,6 +20,9 @@ _TEMPORARY_NAME = re.compile(rf"\.ipcimg-{_NUMBER}\.tmp\Z")
 _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 
 PARENT = "parent"  # the symbolic link to the directory with pages of an earlier set; see link.py
+# Of a dump as a whole; see inventory.py.
+INVENTORY, STATS_DUMP, STATS_RESTORE = "inventory.img", "stats-dump", "stats-restore"
+
 COMMIT = "commit"  # inside the temporary directory of a set; see directory.py
 
 
@@ -41,6 +44,15 @@ def pagemap_name(shmid: int) -> str:
 def pages_name(pages_id: int) -> str:
     """The pages that a page map with this pages_id describes."""
     return f"pages-{pages_id}.img"
+
+
+def kind_of_name(name: str) -> str:
+    """Of a file of a set: one of KINDS, or pagemap, pages, manifest."""
+    if is_pages_name(name):
+        return "pages"
+    if is_pagemap_name(name):
+        return "pagemap"
+    return name.split("-")[1]
 
 
 def is_set_name(name: str) -> bool:

@@ -588,8 +588,11 @@ def write(
     with out.file(kind_name("var", out.ns_id)) as file:
         codec.encode_variables(file, contents.variables, has_manifest=not criu_exact)
     pages_id = max(out.directory.next_pages_id(), first_pages_id)
+    out.progress.stage("segments")
     segments, pages = _write_segments(contents.segments, out, criu_exact, parent, pages_id)
+    out.progress.stage("queues")
     queues, messages = _write_queues(contents.queues, out, criu_exact)
+    out.progress.stage("semaphores")
     sets = _write_semaphores(contents.semaphores, out, criu_exact)
     return model.Counts(queues, messages, sets, segments, pages)
 
@@ -603,6 +606,7 @@ def finish(
     parent: manifest.Parent | None = None,
 ) -> None:
     """Write the manifest of a set that has all its other files."""
+    out.progress.stage("to the disk")
     made = manifest.of_this_machine(
         out.ns_id, dict(out.files), counts, selection, out.digest_algorithm, consistency, parent
     )

@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP as an exception that comes when it may.
+"""SIGINT, SIGTERM and SIGHUP as an exception that comes when it may; and the end of a time limit as well.
 
 Inside handled() each of them raises Interrupted in the main thread, so that every with block on the
-way out does its work. Inside deferred() the exception waits for the end of the block: that is for
-the few steps that must not come apart, such as making an object and noting that it was made.
+way out does its work; inside limited() SIGALRM raises TimedOut. Inside deferred() the exception
+waits for the end of the block: that is for the few steps that must not come apart, such as making
+an object and noting that it was made.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+class TimedOut(Interrupted):
+    """The time of limited() is over."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(signal.SIGALRM)
+        self.args = (f"timed out after {seconds:g} s",)
+
+
 class _State:
     depth = 0
+    blocks = 0  # of handled() and limited() that we are in
+    limit = 0.0  # seconds
     pending: int | None = None
     over = False  # one signal is enough: what it set off is not to be interrupted by another
 
@@ -37,13 +48,17 @@ def _arrived(signum: int, frame: FrameType | None) -> None:
         _State.pending = signum
     else:
         _State.over = True
-        raise Interrupted(signum)
+        raise _interruption(signum)
+
+
+def _interruption(signum: int) -> Interrupted:
+    return TimedOut(_State.limit) if signum == signal.SIGALRM else Interrupted(signum)
 
 
 def _deliver() -> None:
     if _State.pending is not None and not _State.depth:
         signum, _State.pending, _State.over = _State.pending, None, True
-        raise Interrupted(signum)
+        raise _interruption(signum)
 
 
 def _in_main_thread() -> bool:
@@ -52,12 +67,17 @@ def _in_main_thread() -> bool:
 
 
 def finished() -> None:
-    """To be called when the work is done: a signal that has come is raised now, one that comes later comes too late."""
-    if not _in_main_thread():
+    """To be called when the work is done: a signal that has come is raised now, one that comes later comes too late.
+
+    Outside handled() and limited() there is none that it could concern. The limit of the latter is over.
+    """
+    if not _in_main_thread() or not _State.blocks:
         return
+    if _State.limit:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     signum, _State.pending, _State.over = _State.pending, None, True
     if signum is not None:
-        raise Interrupted(signum)
+        raise _interruption(signum)
 
 
 @contextlib.contextmanager
@@ -67,6 +87,7 @@ def handled() -> Iterator[None]:
         yield  # signals go to the main thread, which is not ours to direct
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    _State.blocks += 1
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -77,7 +98,38 @@ def handled() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
-        _State.pending, _State.over = None, False
+        _left()
+
+
+def _left() -> None:
+    _State.pending, _State.over = None, False
+    _State.blocks -= 1
+
+
+@contextlib.contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Raise TimedOut after so many seconds inside the with block, as handled() does Interrupted; None: never.
+
+    For the main thread, and for one such block at a time.
+    """
+    if seconds is None:
+        yield
+        return
+    before = signal.getsignal(signal.SIGALRM)
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    _State.limit = seconds
+    _State.blocks += 1
+    try:
+        signal.signal(signal.SIGALRM, _arrived)
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # 0 would be no limit
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if before is not None:
+            signal.signal(signal.SIGALRM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        _State.limit = 0.0
+        _left()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How far a command is: who moves data says how much, and who watches may show it.
+"""How far a command is: who does something says what, who moves data how much, and who watches may show it.
 
 A Bar is shown on a terminal once a command has taken a second, and leaves nothing on it. It must not hold anything up:
 the terminal may be that of a process which is stopped while its namespace is dumped, so nothing is written to one that
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 AFTER = 1.0  # seconds
+# The stages between which tasks are stopped.
+FREEZING, LETTING_GO = "freezing", "letting go"
 
 
 class Progress(Protocol):
-    """Is told of bytes."""
+    """Is told of stages and bytes."""
+
+    @property
+    def counts(self) -> bool:
+        """Does it count bytes? Where it does not, nobody has to find out what to expect."""
+
+    def stage(self, name: str) -> None:
+        """This is being done from now on."""
 
     def expect(self, size: int) -> None:
         """So many more are to be moved, as far as is known."""
@@ -33,6 +42,11 @@ class Progress(Protocol):
 
 class _Nobody:
     """Nobody watches."""
+
+    counts = False
+
+    def stage(self, name: str) -> None:
+        """See Progress."""
 
     def expect(self, size: int) -> None:
         """See Progress."""
@@ -45,7 +59,9 @@ NOBODY: Progress = _Nobody()
 
 
 class Bar:
-    """A bar on standard error, which is a terminal. What it says is that bytes are being moved."""
+    """A bar on standard error, which is a terminal. What it says is that bytes are being moved, at whatever stage."""
+
+    counts = True
 
     def __init__(self, what: str) -> None:
         """what is a word for what is being done."""
@@ -54,6 +70,9 @@ class Bar:
         self._shown: tqdm[NoReturn] | None = None
         self._writable = select.poll()
         self._writable.register(sys.stderr.fileno(), select.POLLOUT)
+
+    def stage(self, name: str) -> None:
+        """See Progress."""
 
     def expect(self, size: int) -> None:
         """See Progress."""

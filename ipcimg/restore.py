@@ -15,6 +15,7 @@ from .credentials import may_be_any_creator
 from .errors import KernelError, LossError, ObjectError, doing, explain
 from .hold import hold as hold_attached
 from .listing import objects
+from .manifest import Consistency
 from .model import NAMES, Contents, Counts, SharedMemory, Variables
 from .preflight import Preflight
 from .preset import Preset
@@ -33,6 +34,9 @@ class Restored:
     new_ids: Mapping[tuple[str, int], int]  # kind and id → the id it has got, where that is another
     holder: int | None  # the process that keeps segments attached
     held: tuple[int, ...]  # their ids
+    ns_id: int  # of the set
+    files: Mapping[str, int] | None  # of the set by their names, bytes; None where it is CRIU's
+    consistency: Consistency | None  # how the dump was made sure to be of one moment; None where it is CRIU's
 
 
 def restore(
@@ -69,6 +73,7 @@ def restore(
     Raises an IpcimgError.
     """
     with contextlib.ExitStack() as stack:
+        progress.stage("checking the images")
         opened = places.opened(os.fspath(directory), wary=True)
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
@@ -94,6 +99,7 @@ def restore(
         if variables is None:
             variables = only.variables and images.variables_meant and not entered.is_initial
         stack.enter_context(interrupts.handled())
+        progress.stage("looking at the target")
         stack.enter_context(entered.locked())
         stack.enter_context(entered.entered())
         with doing("looking at the objects of the target"):
@@ -125,10 +131,11 @@ def restore(
                 "kernel.shm_rmid_forced is 1 in the machine's own namespace, and is changed with --vars alone"
             )
         holder: _Holder | None = None
-        with _undone_on_error(entered, opened.path, before, preflight.wanted, present, raised) as noted:
+        with _undone_on_error(entered, opened.path, before, preflight.wanted, present, raised, progress) as noted:
             making = Making(preflight.owners, noted, creators, free_ids=into_free_ids)
             _make(contents, making, before, raised=raised, progress=progress)
             with interrupts.deferred(), contextlib.ExitStack() as on_error:
+                progress.stage("settings")
                 if hold:
                     holder = _hold(making, preflight.removed, every=forced, alone=reachable)
                     if holder is not None:
@@ -144,6 +151,7 @@ def restore(
                     var.set_rmid_forced(final)
                 noted.remove()
                 on_error.pop_all()
+    written = images.manifest
     return Restored(
         preflight.counts,
         tuple(warnings),
@@ -151,6 +159,9 @@ def restore(
         making.new_ids,
         holder.process.pid if holder is not None else None,
         holder.segments if holder is not None else (),
+        images.ns_id,
+        None if written is None else {name: file.size for name, file in written.files.items()},
+        None if written is None else written.consistency,
     )
 
 
@@ -162,6 +173,7 @@ def _undone_on_error(
     wanted: Sequence[Name],
     present: Sequence[Name],
     raised: bool,
+    progress: Progress,
 ) -> Iterator[journal.Journal]:
     """A journal for the with block: what is noted in it is undone on any error."""
     noted: journal.Journal | None = None
@@ -173,6 +185,7 @@ def _undone_on_error(
         except BaseException as error:
             with interrupts.deferred():
                 try:
+                    progress.stage("undoing")
                     if noted is not None:
                         noted.roll_back()
                 except KernelError as left:
@@ -209,12 +222,15 @@ def _make(contents: Contents, making: Making, before: Variables, *, raised: bool
     closed = var.open_limits(before) if raised else ()
     making.tight = bool(closed) or not raised
     try:
+        progress.stage("segments")
         with Preset("shm") as preset:
             Creator("shm", making, preset).make(contents.segments, functools.partial(shm.restore, progress=progress))
+        progress.stage("queues")
         with Preset("msg") as preset:
             Creator("msg", making, preset).make(
                 contents.queues, msg.restore, loops.c.make_queues if loops.c is not None else None
             )
+        progress.stage("semaphores")
         with Preset("sem") as preset:
             Creator("sem", making, preset).make(
                 contents.semaphores, sem.restore, loops.c.make_sets if loops.c is not None else None

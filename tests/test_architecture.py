@@ -29,9 +29,9 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent"}
+IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory"}
 JSON = {"jsonfields", "critjson", "encode"}
-TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "__init__"} | COMMANDS
+TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "logfile", "__init__"} | COMMANDS
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:
@@ -81,6 +81,7 @@ def test_every_module_has_its_side() -> None:
         "model",
         "pieces",
         "progress",
+        "stopwatch",
         "loops",
         "digest",
         "selection",
@@ -88,6 +89,7 @@ def test_every_module_has_its_side() -> None:
         "describe",
         "diff",
         "interrupts",
+        "newfile",
     }
     assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - SHOW == known_to_both
 
@@ -190,6 +192,7 @@ FOR_ALL = {
     "pieces",
     "progress",
     "selection",
+    "stopwatch",
 }
 FOR_COMMANDS = {"cli", "commands"} | COMMANDS
 FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest", "places", "link"}
@@ -210,9 +213,9 @@ LATE = {
     ("module", "only"),
     [
         ("cli", FOR_COMMANDS),
-        ("show.command", SHOW - SHOW_LATE | {"show"} | FOR_IMAGES),
+        ("show.command", SHOW - SHOW_LATE | {"show", "newfile"} | FOR_IMAGES),
         ("imageset", FOR_COMMANDS | FOR_IMAGES),  # verify
-        ("dump", FOR_COMMANDS | {"dump", "parent"} | FOR_IMAGES | FOR_THE_KERNEL),
+        ("dump", FOR_COMMANDS | {"dump", "inventory", "parent"} | FOR_IMAGES | FOR_THE_KERNEL),
         ("restore", FOR_COMMANDS | {"restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
     ],
 )

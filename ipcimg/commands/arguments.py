@@ -79,6 +79,16 @@ def add_selection(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def joined(text: str) -> str:
+    """What --join-ns names: a process id or a path."""
+    kind, colon, which = text.partition(":")
+    if kind != "ipc":
+        raise argparse.ArgumentTypeError(f"{text!r}: ipcimg joins IPC namespaces alone, ipc:PID or ipc:PATH")
+    if not colon or not which:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ipc:PID or ipc:PATH")
+    return which if not which.isdigit() else str(number(which))
+
+
 def selection(options: argparse.Namespace) -> Selection:
     kinds = options.only or frozenset(KINDS)
     return Selection(kinds, frozenset(options.id), frozenset(options.key))
@@ -119,6 +129,8 @@ def namespace_of(options: argparse.Namespace) -> IpcNamespace:
         return namespace.of_process(options.tree)
     if options.ipc_ns is not None:
         return namespace.at_path(options.ipc_ns)
+    if (which := getattr(options, "join_ns", None)) is not None:
+        return namespace.of_process(int(which)) if which.isdigit() else namespace.at_path(which)
     return namespace.own()
 
 

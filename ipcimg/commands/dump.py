@@ -8,8 +8,8 @@ import functools
 from typing import TYPE_CHECKING
 
 from .. import digest
-from ..commandline import DONE, report, say
-from . import arguments
+from ..commandline import DONE
+from . import arguments, outcome
 from .arguments import Commands, new
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def add(commands: Commands) -> None:
         help="never take a message off a queue and put it back, which is faster for deep ones of a stopped namespace",
     )
     arguments.add_progress(dump)
+    outcome.add(dump)
     dump.set_defaults(run=_run)
 
 
@@ -102,47 +103,57 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.parent is not None and (to_stream or places.is_url(options.images_dir or "")):
         parser.error("--parent is linked to from a directory: it does not go with a stream or a store")
     directory = options.images_dir if options.criu_set is None else options.criu_set
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(arguments.progress(options, "dumping"))
-        destination = _stream(options, progress) if to_stream else None
-        source = stack.enter_context(arguments.namespace_of(options))
-        source.enter()  # for good: not everybody who may go there may come back
-        make = functools.partial(
-            dump,
-            source=source,
-            ns_id=options.ns_id,
-            only=selection,
-            force=options.force,
-            criu_exact=options.criu_exact,
-            digest_algorithm=options.digest,
-            freeze=options.freeze,
-            frozen=options.frozen_by_caller,
-            allow_inconsistent=options.allow_inconsistent,
-            peek_only=options.peek_only,
-            criu_set=options.criu_set is not None,
-            parent=options.parent,
-            progress=progress,
-            durable=destination is None,
-        )
-        if destination is None:
-            dumped = make(directory)
-        else:
-            from ..delivery import delivered
+    if to_stream and options.report == "-":
+        parser.error("--report - goes to standard output, which has the archive with -D -")
+    with outcome.of(
+        parser,
+        options,
+        "Dumping",
+        places.described(directory),
+        facts=outcome.FACTS,
+        makes_directory=options.criu_set is None,
+        to_stream=to_stream,
+    ) as told:
+        with contextlib.ExitStack() as stack:
+            progress = told.watching(stack.enter_context(arguments.progress(options, "dumping")))
+            destination = _stream(options, progress) if to_stream else None
+            source = stack.enter_context(arguments.namespace_of(options))
+            told.about(source)
+            source.enter()  # for good: not everybody who may go there may come back
+            make = functools.partial(
+                dump,
+                source=source,
+                ns_id=options.ns_id,
+                only=selection,
+                force=options.force,
+                criu_exact=options.criu_exact,
+                digest_algorithm=options.digest,
+                freeze=options.freeze,
+                frozen=options.frozen_by_caller,
+                allow_inconsistent=options.allow_inconsistent,
+                peek_only=options.peek_only,
+                criu_set=options.criu_set is not None,
+                parent=options.parent,
+                progress=progress,
+                durable=destination is None,
+            )
+            if destination is None:
+                dumped = make(directory)
+            else:
+                from ..delivery import delivered
 
-            dumped = delivered(make, destination, progress)
-    moved = dumped.consistency.moved
-    for what in moved[:_MOVED_AT_MOST]:
-        say(parser, f"Warning: not of one moment: {what}")
-    if moved[_MOVED_AT_MOST:]:
-        say(parser, f"Warning: not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
-    told = f"dumped {arguments.counts(dumped.counts)} into "
-    told += "standard output" if to_stream else places.described(directory)
-    if dumped.inherited:
-        told += f"; left in {options.parent}: {arguments.some(dumped.inherited, 'page')}"
-    if to_stream:
-        say(parser, told)
-    else:
-        report(parser, told)
+                dumped = delivered(make, destination, progress)
+        told.of_set(dumped.ns_id, dumped.counts, dumped.files, dumped.consistency)
+        moved = dumped.consistency.moved
+        for what in moved[:_MOVED_AT_MOST]:
+            told.warn(f"not of one moment: {what}")
+        if moved[_MOVED_AT_MOST:]:
+            told.warn(f"not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+        line = f"dumped {arguments.counts(dumped.counts)} into "
+        line += "standard output" if to_stream else places.described(directory)
+        if dumped.inherited:
+            line += f"; left in {options.parent}: {arguments.some(dumped.inherited, 'page')}"
+        told.done(line)
     return DONE
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import errno
 import functools
 import io
 import os
 import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..commandline import DONE, as_json, report, say
+from ..commandline import DONE
 from ..errors import IpcimgError, explain
 from ..model import NAMES
-from . import arguments
+from . import arguments, outcome
 from .arguments import Commands, new
 
 if TYPE_CHECKING:
+    from ..model import Counts
     from ..restore import Restored
+
+_FACTS = ("new_ids", "holder", "held", "facts_lost")  # what the report tells of a restore alone
 
 
 def add(commands: Commands) -> None:
@@ -28,10 +31,18 @@ def add(commands: Commands) -> None:
         commands,
         "restore",
         what="make an IPC namespace from images",
-        usage="ipcimg restore [-t PID | --ipc-ns PATH | --new-ns [--pin PATH]] -D DIR [OPTION…] [-- COMMAND…]",
+        usage="ipcimg restore [-t PID | --ipc-ns PATH | -J ipc:WHICH | --new-ns [--pin PATH]] -D DIR [OPTION…] "
+        "[-- COMMAND…]",
         description="Make everything that an image directory or archive holds, under the same ids.",
     )
     target = arguments.add_namespace(restore, "namespace to restore into")
+    target.add_argument(
+        "-J",
+        "--join-ns",
+        type=arguments.joined,
+        metavar="ipc:WHICH",
+        help="the namespace to restore into, as for criu: that of a process id, or of a file",
+    )
     target.add_argument("--new-ns", action="store_true", help="a new namespace, for --pin or COMMAND")
     restore.add_argument("--pin", metavar="PATH", help="keep the new namespace by a bind mount on the new file PATH")
     arguments.add_directory(restore, "the image directory, its URL, or an archive; - for one from standard input")
@@ -53,11 +64,8 @@ def add(commands: Commands) -> None:
     )
     restore.add_argument("--pidfile", metavar="FILE", help="write the process id of that process to FILE")
     restore.add_argument("--strict", action="store_true", help="refuse what would otherwise end with a warning")
-    restore.add_argument("--json", action="store_true", help="print what was done as one JSON object")
-    restore.add_argument(
-        "-v", "--verbose", action="count", default=0, help="list what is in the images and nobody can restore"
-    )
     arguments.add_progress(restore)
+    outcome.add(restore)
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_run)
 
@@ -75,11 +83,17 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("--new-ns needs --pin PATH or a COMMAND, else the new namespace would be gone at once")
     if options.pidfile is not None and not options.hold:
         parser.error("--pidfile goes with --hold")
-    if options.pin is not None and os.path.lexists(options.pin):
-        raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
-    with contextlib.ExitStack() as stack:
+    with (
+        outcome.of(
+            parser, options, "Restoring", places.described(options.images_dir), facts=(*outcome.FACTS, *_FACTS)
+        ) as told,
+        contextlib.ExitStack() as stack,
+    ):
+        if options.pin is not None and os.path.lexists(options.pin):
+            raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
         target = stack.enter_context(namespace.new() if options.new_ns else arguments.namespace_of(options))
+        told.about(target)
         target.enter()
         stack.enter_context(interrupts.handled())
         with arguments.progress(options, "restoring") as progress:
@@ -95,18 +109,27 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 creator_stays=bool(command),
                 reachable=not options.new_ns or options.pin is not None,
                 report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
-                progress=progress,
+                progress=told.watching(progress),
             )
         try:
             if not options.new_ns:
                 interrupts.finished()
             for warning in restored.warnings:
-                say(parser, f"Warning: {warning}")
-            for line in restored.facts_lost if options.verbose else ():
-                say(parser, f"Not restored, since nobody can: {line}")
+                told.warn(warning)
+            for line in restored.facts_lost:
+                told.note(f"Not restored, since nobody can: {line}")
             if options.pin is not None:
                 target.pin(options.pin)
-            report(parser, *_restored(restored, places.described(options.images_dir), options.json))
+            told.of_set(restored.ns_id, restored.counts, restored.files, restored.consistency)
+            told.fact(
+                new_ids=_by_kind(restored.new_ids),
+                holder=restored.holder,
+                held=restored.held,
+                facts_lost=restored.facts_lost,
+            )
+            if (where := outcome.local(options)) is not None:
+                _leave_stats(told, where, restored.counts)
+            told.done(*_restored(restored, places.described(options.images_dir)))
             if command:
                 if options.images_dir == places.STANDARD_INPUT:  # of which nothing is left
                     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -141,12 +164,29 @@ def _become(command: list[str], pin: str | None) -> None:
         raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
 
 
-def _restored(restored: Restored, directory: str, json: bool) -> list[str]:
-    if json:
-        new_ids: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
-        for (kind, old), new in restored.new_ids.items():
-            new_ids[kind][old] = new
-        return [as_json(dataclasses.asdict(restored) | {"new_ids": new_ids})]
+def _leave_stats(told: outcome.Outcome, where: str, counts: Counts) -> None:
+    """Leave statistics as criu does, where that is possible; nobody has asked for them."""
+    from ..codec import is_ours
+    from ..image import ImageFile
+    from ..images import STATS_RESTORE
+    from ..inventory import stats_restore
+    from ..newfile import put
+
+    path = os.path.join(where, STATS_RESTORE)
+    try:
+        put(path, stats_restore(told.watch, counts), ours=lambda fd: is_ours(ImageFile(os.dup(fd), path)))
+    except IpcimgError as error:
+        told.info(f"no {STATS_RESTORE}: {error}")
+
+
+def _by_kind(new_ids: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
+    found: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
+    for (kind, old), taken in new_ids.items():
+        found[kind][old] = taken
+    return found
+
+
+def _restored(restored: Restored, directory: str) -> list[str]:
     lines = [f"restored {arguments.counts(restored.counts)} from {directory}"]
     lines += [f"{NAMES[kind]} {old} is now {new}" for (kind, old), new in restored.new_ids.items()]
     if restored.holder is not None:

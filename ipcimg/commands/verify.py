@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..commandline import DONE, FAILED, number, report, say
+from ..commandline import DONE, FAILED, number
 from ..errors import IpcimgError
-from . import arguments
+from . import arguments, outcome
 from .arguments import Commands, new
 
 
@@ -23,28 +23,32 @@ def add(commands: Commands) -> None:
     )
     verify.add_argument("--ns-id", type=number, metavar="N", help="only this set of the directory")
     arguments.add_progress(verify)
+    outcome.add_log(verify)
     verify.set_defaults(run=_run)
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .. import imageset, places
 
-    directory, status = places.opened(options.images_dir), DONE
-    for ns_id in directory.chosen_sets(options.ns_id):
-        try:
-            images = imageset.ImageSet(directory, ns_id)
-            with arguments.progress(options, "verifying") as progress:
-                counts = images.check(progress)
-        except IpcimgError as error:
-            say(parser, f"Error: {error}")
-            status = FAILED
-            continue
-        how = (
-            "no manifest: nothing is missing that its images promise"
-            if images.manifest is None
-            else f"whole, and as it was written ({images.manifest.digest_algorithm})"
-        )
-        if images.moved:
-            how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
-        report(parser, f"set {images.ns_id}: {arguments.counts(counts)}: {how}")
-    return status
+    with outcome.of(parser, options, "Verifying", places.described(options.images_dir)) as told:
+        directory, status = places.opened(options.images_dir), DONE
+        for ns_id in directory.chosen_sets(options.ns_id):
+            try:
+                images = imageset.ImageSet(directory, ns_id)
+                with arguments.progress(options, "verifying") as progress:
+                    counts = images.check(progress)
+            except IpcimgError as error:
+                told.error(error)
+                status = FAILED
+                continue
+            how = (
+                "no manifest: nothing is missing that its images promise"
+                if images.manifest is None
+                else f"whole, and as it was written ({images.manifest.digest_algorithm})"
+            )
+            if images.moved:
+                how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
+            told.line(f"set {images.ns_id}: {arguments.counts(counts)}: {how}")
+        if status == DONE:
+            told.done()
+        return status

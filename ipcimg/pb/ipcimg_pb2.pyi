@@ -14,6 +14,10 @@ SEGMENT_FIELD_NUMBER: _ClassVar[int]
 segment: _descriptor.FieldDescriptor
 HAS_MANIFEST_FIELD_NUMBER: _ClassVar[int]
 has_manifest: _descriptor.FieldDescriptor
+OWN_INVENTORY_FIELD_NUMBER: _ClassVar[int]
+own_inventory: _descriptor.FieldDescriptor
+OWN_STATS_FIELD_NUMBER: _ClassVar[int]
+own_stats: _descriptor.FieldDescriptor
 
 class queue_facts(_message.Message):
     __slots__ = ("cbytes", "stime", "rtime", "ctime", "lspid", "lrpid")

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from .. import __version__, describe, model
 from ..interrupts import handled
+from ..newfile import new_file
 from . import columns, grid, summary
 from .answer import Answer
 from .markup import Markup, tag, within
-from .newfile import new_file
 from .panels import Panels
 from .style import POLICY, STYLE
 from .subject import Subject

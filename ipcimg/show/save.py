@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from ..errors import ObjectError
 from ..interrupts import handled
+from ..newfile import new_file
 from . import contents
 from .answer import Answer, Place
-from .newfile import new_file
 from .subject import Subject
 
 

@@ -54,7 +54,7 @@ def _of_directory(directory: Images, ns_id: int | None, problems: Problems) -> I
 
 
 def _others(directory: Images, problems: Problems) -> tuple[Other, ...]:
-    """The images that have nothing to do with IPC."""
+    """The images that have nothing to do with IPC, and are not ours."""
     found = []
     for name in directory.names():
         if name.endswith(".img") and not (is_set_name(name) or is_segment_name(name)):
@@ -66,7 +66,7 @@ def _others(directory: Images, problems: Problems) -> tuple[Other, ...]:
 def _other(directory: Images, name: str) -> Other | None:
     image = directory.image(name)
     kind = codec.kind_of_any(image)
-    return None if kind is None else Other(name, kind, image.size)
+    return None if kind is None or (kind == "INVENTORY" and codec.is_ours(image)) else Other(name, kind, image.size)
 
 
 def _set(directory: Images, ns_id: int, problems: Problems) -> Subject:

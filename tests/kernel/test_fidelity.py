@@ -248,7 +248,7 @@ def test_held_until_attached(removed: Namespace, target: Namespace, tmp_path: Pa
 @row("SHM_DEST")
 def test_holder_ends_on_demand(removed: Namespace, target: Namespace, tmp_path: Path) -> None:
     ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "d")
-    done = json.loads(ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--json").stdout)
+    done = json.loads(ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--report", "-").stdout)
     assert done["held"] == [0]
     os.kill(done["holder"], signal.SIGTERM)
     wait_for_end(done["holder"])
@@ -322,7 +322,7 @@ def test_rmid_forced(source: Namespace, target: Namespace, tmp_path: Path, hold:
             assert target.do(oracle.variables)["kernel/shm_rmid_forced"] == "0"
             return
         target.do(lambda: oracle.segment(0x77, PAGE, [(0, b"was there")], wanted=32768 * 3 + 9))
-        done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--strict", "--json")
+        done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--strict", "--report", "-")
         result = json.loads(done.stdout)
         assert result["held"] == [0, 1, 32768 * 3 + 9]
         same(tmp_path / "d", f"ns:{target.pid}", "--only", "var")
@@ -384,7 +384,7 @@ def test_two_holders(removed: Namespace, target: Namespace, tmp_path: Path) -> N
     removed.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
     ipcimg("dump", "-t", removed.pid, "-D", tmp_path / "e")
     arguments = ("-D", tmp_path / "e", "--into-free-ids", "--hold", "--strict")
-    second = json.loads(ipcimg("restore", "-t", target.pid, *arguments, "--json").stdout)
+    second = json.loads(ipcimg("restore", "-t", target.pid, *arguments, "--report", "-").stdout)
     assert len(second["held"]) == 303
     time.sleep(1)
     assert len(target.do(lambda: oracle.table("shm"))) == 303
@@ -504,7 +504,9 @@ def test_removed_while_it_is_held(source: Namespace, target: Namespace, tmp_path
     source.do(lambda: oracle.segment(1, PAGE, [(0, b"x")]))
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     target.do(lambda: oracle.set_variable("kernel/shm_rmid_forced", 1))
-    done = json.loads(ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--no-vars", "--json").stdout)
+    done = json.loads(
+        ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--hold", "--no-vars", "--report", "-").stdout
+    )
     target.do(lambda: oracle.remove("shm", 0))
     wait_for_end(done["holder"])
     assert target.do(lambda: oracle.table("shm")) == {}

@@ -127,7 +127,7 @@ def test_into_free_ids(source: Namespace, target: Namespace, tmp_path: Path) -> 
     before = target.do(oracle.variables)
     done = run(IPCIMG, "restore", "-t", target.pid, "-D", tmp_path / "d", status=1)
     assert done.stderr.count("that id is taken") == done.stderr.count("\n") == 2
-    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--into-free-ids", "--no-vars", "--json")
+    done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--into-free-ids", "--no-vars", "--report", "-")
     new = json.loads(done.stdout)["new_ids"]
     assert {kind: list(map(int, of)) for kind, of in new.items()} == {"msg": [0], "sem": [], "shm": [1]}
     msqid, shmid = new["msg"]["0"], new["shm"]["1"]
