@@ -5,10 +5,15 @@
 #    source ~/.local/share/bash_completion/ipcimg
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_ipcimg_subparsers=(dump restore verify diff encode recover check)
+_shtab_ipcimg_pod_subparsers=(dump restore detach)
+_shtab_ipcimg_subparsers=(dump restore pod verify diff encode recover check)
 
 _shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --zstd --criu-set --only --id --key --force --criu-exact --parent --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress --report --status-fd --timeout -R --leave-running -j --shell-job -o --log-file -W --work-dir -v)
 _shtab_ipcimg_restore_option_strings=(-h --help -t --tree --ipc-ns -J --join-ns --new-ns --pin -D --images-dir --ns-id --only --id --key --vars --no-vars --into-free-ids --hold --pidfile --strict --no-progress --report --status-fd --timeout -R --leave-running -j --shell-job -o --log-file -W --work-dir -v)
+_shtab_ipcimg_pod_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --container --leave-frozen --no-progress)
+_shtab_ipcimg_pod_restore_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --container --no-progress)
+_shtab_ipcimg_pod_detach_option_strings=(-h --help --pod --undo)
+_shtab_ipcimg_pod_option_strings=(-h --help)
 _shtab_ipcimg_verify_option_strings=(-h --help --ns-id --no-progress -o --log-file -W --work-dir -v)
 _shtab_ipcimg_diff_option_strings=(-h --help --ns-id --only --id --key --freeze --frozen-by-caller --facts --json)
 _shtab_ipcimg_encode_option_strings=(-h --help --force)
@@ -38,6 +43,14 @@ _shtab_ipcimg_restore__o_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_restore___log_file_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_restore__W_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_restore___work_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_dump___ipc_ns_COMPGEN=_shtab_compgen_files
+_shtab_ipcimg_pod_dump__D_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_dump___images_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_restore___ipc_ns_COMPGEN=_shtab_compgen_files
+_shtab_ipcimg_pod_restore__D_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_restore___images_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_detach_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_pod_detach___pod_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_verify_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_verify__o_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_verify___log_file_COMPGEN=_shtab_compgen_files
@@ -57,8 +70,10 @@ _shtab_ipcimg_recover__W_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_recover___work_dir_COMPGEN=_shtab_compgen_dirs
 
 _shtab_ipcimg_dump___digest_choices=(xxh3-128 sha256)
+_shtab_ipcimg_pod_restore___container_choices=(ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze)
+_shtab_ipcimg_pod_pos_0_choices=(dump restore detach)
 _shtab_ipcimg_check___feature_choices=(ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze)
-_shtab_ipcimg_pos_0_choices=(dump restore verify diff encode recover check)
+_shtab_ipcimg_pos_0_choices=(dump restore pod verify diff encode recover check)
 
 _shtab_ipcimg_dump__h_nargs=0
 _shtab_ipcimg_dump___help_nargs=0
@@ -90,6 +105,22 @@ _shtab_ipcimg_restore___leave_running_nargs=0
 _shtab_ipcimg_restore__j_nargs=0
 _shtab_ipcimg_restore___shell_job_nargs=0
 _shtab_ipcimg_restore__v_nargs=0
+_shtab_ipcimg_pod_dump_pos_0_nargs=...
+_shtab_ipcimg_pod_dump__h_nargs=0
+_shtab_ipcimg_pod_dump___help_nargs=0
+_shtab_ipcimg_pod_dump___leave_frozen_nargs=0
+_shtab_ipcimg_pod_dump___no_progress_nargs=0
+_shtab_ipcimg_pod_restore_pos_0_nargs=...
+_shtab_ipcimg_pod_restore__h_nargs=0
+_shtab_ipcimg_pod_restore___help_nargs=0
+_shtab_ipcimg_pod_restore___no_progress_nargs=0
+_shtab_ipcimg_pod_detach_pos_0_nargs=+
+_shtab_ipcimg_pod_detach__h_nargs=0
+_shtab_ipcimg_pod_detach___help_nargs=0
+_shtab_ipcimg_pod_detach___undo_nargs=0
+_shtab_ipcimg_pod_pos_0_nargs=A...
+_shtab_ipcimg_pod__h_nargs=0
+_shtab_ipcimg_pod___help_nargs=0
 _shtab_ipcimg_verify__h_nargs=0
 _shtab_ipcimg_verify___help_nargs=0
 _shtab_ipcimg_verify___no_progress_nargs=0

@@ -50,8 +50,8 @@ function _shtab_ipcimg_using
   test "$_shtab_ipcimg_cmdpath" = "$argv"
 end
 
-set -g _shtab_ipcimg_commands dump restore verify diff encode recover check
-set -g _shtab_ipcimg_opts_with_value --criu-set --digest --feature --id --images-dir --ipc-ns --join-ns --key --log-file --ns-id --only --parent --pidfile --pin --report --status-fd --timeout --tree --work-dir -D -J -W -o -t
+set -g _shtab_ipcimg_commands dump restore pod 'pod dump' 'pod restore' 'pod detach' verify diff encode recover check
+set -g _shtab_ipcimg_opts_with_value --container --criu-set --digest --feature --id --images-dir --ipc-ns --join-ns --key --log-file --ns-id --only --parent --pidfile --pin --pod --report --status-fd --timeout --tree --work-dir -D -J -W -o -t
 
 complete -c ipcimg -e
 complete -c ipcimg -f
@@ -112,6 +112,28 @@ complete -c ipcimg -n '_shtab_ipcimg_using restore' -s j -l shell-job -d 'for ca
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s o -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'write a log to FILE, in the work directory'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s W -l work-dir -xka "(__fish_complete_directories)" -d 'where FILE is (default: the image directory)'
 complete -c ipcimg -n '_shtab_ipcimg_using restore' -s v -d 'log more: stages, and said twice details; a digit behind it, 0 to 4, sets the level (default: 2)'
+complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a pod -d 'Dump and restore containers that share an IPC namespace: the namespace once, and each container by its runtime.'
+complete -c ipcimg -n '_shtab_ipcimg_using pod' -s h -l help -d 'show this help message and exit'
+complete -c ipcimg -n '_shtab_ipcimg_using pod; and test $_shtab_ipcimg_npos -eq 0' -a dump -d 'Freeze the cgroup of each container, dump the namespace into DIR/ipc, and have COMMAND checkpoint each container into DIR/NAME, from which the objects of the namespace are detached.'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -s h -l help -d 'show this help message and exit'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -s t -l tree -x -d 'the namespace to dump: that of this process'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -l ipc-ns -xka "(__fish_complete_path (commandline -ct))" -d 'the namespace to dump: the one this file stands for (default: the caller'"'"'s own)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -s D -l images-dir -xka "(__fish_complete_directories)" -d 'the directory of the pod'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -l container -x -d 'a container, and a process in it (repeatable)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -l leave-frozen -d 'leave the containers frozen, unless something fails'
+complete -c ipcimg -n '_shtab_ipcimg_using pod dump' -l no-progress -d 'show no progress (default: on a terminal, from the first second on)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod; and test $_shtab_ipcimg_npos -eq 0' -a restore -d 'Make what DIR/ipc holds in the namespace of a new sandbox, and have COMMAND restore each container from DIR/NAME.'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -s h -l help -d 'show this help message and exit'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -s t -l tree -x -d 'the namespace to restore into: that of this process'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -l ipc-ns -xka "(__fish_complete_path (commandline -ct))" -d 'the namespace to restore into: the one this file stands for (default: the caller'"'"'s own)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -s D -l images-dir -xka "(__fish_complete_directories)" -d 'the directory of the pod'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -l container -xka "ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze" -d 'a container (repeatable; default: all that are in DIR)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod restore' -l no-progress -d 'show no progress (default: on a terminal, from the first second on)'
+complete -c ipcimg -n '_shtab_ipcimg_using pod; and test $_shtab_ipcimg_npos -eq 0' -a detach -d 'Put the objects of the pod aside that CRIU has dumped with a container, and list the segments for criu'"'"'s plugin; or have all as CRIU left it.'
+complete -c ipcimg -n '_shtab_ipcimg_using pod detach' -s h -l help -d 'show this help message and exit'
+complete -c ipcimg -n '_shtab_ipcimg_using pod detach' -l pod -xka "(__fish_complete_directories)" -d 'the directory of the pod, or of its set'
+complete -c ipcimg -n '_shtab_ipcimg_using pod detach' -l undo -d 'have the directories as CRIU left them'
+complete -c ipcimg -n '_shtab_ipcimg_using pod detach; and test $_shtab_ipcimg_npos -ge 0' -ka "(__fish_complete_directories)" -d 'what CRIU has dumped of a container'
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a verify -d 'Compare every file with its digest in the manifest, and see that all the images promise is there.'
 complete -c ipcimg -n '_shtab_ipcimg_using verify' -s h -l help -d 'show this help message and exit'
 complete -c ipcimg -n '_shtab_ipcimg_using verify' -l ns-id -x -d 'only this set of the directory'

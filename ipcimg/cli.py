@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commandline import Help, run
-from .commands import check, diff, dump, encode, recover, restore, verify
+from .commands import check, diff, dump, encode, pod, recover, restore, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +30,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ipcimg {__version__}")
     # Without prog argparse would format a usage for it, and ask for the size of the terminal.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
-    for command in (dump, restore, verify, diff, encode, recover, check):
+    for command in (dump, restore, pod, verify, diff, encode, recover, check):
         command.add(commands)
     return parser

@@ -45,6 +45,7 @@ def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
     def refused(why: str) -> DirectoryError:
         return DirectoryError(f"image directory {directory.path}: {why}")
 
+    directory.refuse_detached()
     if not directory.has(INVENTORY):
         raise refused(f"there is no {INVENTORY} in it: it is no dump of CRIU's")
     inventory = codec.decode_inventory(directory.image(INVENTORY))

@@ -324,14 +324,14 @@ def new_set(
 
 def _take_temporary(directory: ImageDirectory, ns_id: int) -> int:
     """Lock the image directory and make the temporary one; what dead writers left is completed or removed first."""
-    with _writing(directory):
+    with being_written(directory):
         settle(directory)
         os.mkdir(temporary_name(ns_id), 0o700, dir_fd=directory.fd)
         return _open_temporary(directory, ns_id)
 
 
 @contextlib.contextmanager
-def _writing(directory: ImageDirectory) -> Iterator[None]:
+def being_written(directory: ImageDirectory) -> Iterator[None]:
     """Take the lock, which stays; what goes wrong inside the with block is a DirectoryError."""
     with directory.asked():
         try:
@@ -351,7 +351,7 @@ def _open_temporary(directory: ImageDirectory, ns_id: int) -> int:
 
 def recover(directory: ImageDirectory) -> dict[int, bool]:
     """As settle(), for whoever does not want to write. Raises DirectoryError, also where a writer is at work."""
-    with _writing(directory):
+    with being_written(directory):
         try:
             return settle(directory)
         finally:

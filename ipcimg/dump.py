@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,7 @@ def dump(
     criu_set: bool = False,
     parent: str | os.PathLike[str] | None = None,
     first_pages_id: int = 1,
+    when_read: Callable[[], None] | None = None,
     progress: Progress = NOBODY,
     durable: bool = True,
 ) -> Dumped:
@@ -81,7 +82,8 @@ def dump(
     If something moves all the same, the dump is made again, three times in all, and then fails; or,
     with allow_inconsistent, tells what moved. parent is the directory of an earlier set, of the same N or
     the only one, with a manifest: of segments that it has as well, only the pages that are not the same
-    there are written. progress is told of what is read. Without durable the images are not waited for until they are on
+    there are written. when_read is called when all has been read, and what it raises makes the dump fail. progress is
+    told of what is read. Without durable the images are not waited for until they are on
     the disk: for a directory that a crash of the machine makes useless. On any error the directory is left as it was.
     An inventory.img and a stats-dump as CRIU's come along with the set, unless those in the directory are CRIU's, or
     criu_set. Raises an IpcimgError: ChangedError where the namespace changed meanwhile.
@@ -119,6 +121,8 @@ def dump(
                 counts = imageset.write(
                     contents, out, criu_exact=criu_exact, parent=compared, first_pages_id=first_pages_id
                 )
+            if when_read is not None:
+                when_read()
             if replacement is not None:
                 replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.

@@ -68,6 +68,10 @@ class InUseError(ChangedError):
     """Something in the namespace is used all the time: to try again would be of no use."""
 
 
+class CommandError(IpcimgError):
+    """A command that was to checkpoint or to restore a container has not done so."""
+
+
 class KernelError(IpcimgError):
     """The kernel refused a call; __cause__ is the OSError."""
 

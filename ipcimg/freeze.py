@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import libc
+from . import cgroups, libc
 from .companion import Companion, ours
 from .errors import ChangedError, NamespaceError, doing
 from .interrupts import deferred, kept_running
@@ -114,6 +114,15 @@ def running(namespace: IpcNamespace) -> int | None:
     return None
 
 
+def processes(namespace: IpcNamespace) -> tuple[set[int], bool]:
+    """The processes that use a namespace, ourselves excepted, and whether there can be none that are hidden from us.
+
+    Raises OSError.
+    """
+    users, all_told = _users(namespace.inode, ours())
+    return set(users), all_told and _sees_all_processes()
+
+
 # ---- who is there --------------------------------------------------------------------------
 
 
@@ -162,9 +171,12 @@ def _all_stopped(inode: int, freezer: int) -> tuple[frozenset[Task], bool]:
                 if (state, tracer) != ("t", str(freezer)) and not _is_frozen(_cgroup(hierarchy, pid, tid)):
                     raise ChangedError(f"process {pid} is in the namespace and was not stopped")
                 found.add((pid, tid))
+    return frozenset(found), all_told and _sees_all_processes()
+
+
+def _sees_all_processes() -> bool:
     # Processes of other process id namespaces, the ones below ours excepted, are not in our /proc.
-    sees_all = all_told and os.stat("/proc/self/ns/pid").st_ino == _PID_INIT_INO
-    return frozenset(found), sees_all
+    return os.stat("/proc/self/ns/pid").st_ino == _PID_INIT_INO
 
 
 def _attachments(pids: set[int]) -> Mapping[_File, int]:
@@ -298,7 +310,7 @@ def thaw_left(inode: int) -> list[str]:
     left = list(filter(_is_marked, _cgroups(_hierarchy(), users)))
     for cgroup in left:
         _thaw_cgroup(cgroup)
-    return left
+    return left + cgroups.thaw_left(users)
 
 
 # ---- the freezer's work --------------------------------------------------------------------

@@ -22,7 +22,7 @@ _IDS_NAME = re.compile(rf"ids-{_NUMBER}\.img\Z")
 PARENT = "parent"  # the symbolic link to the directory with pages of an earlier set; see link.py
 # Of a dump as a whole; see inventory.py.
 INVENTORY, STATS_DUMP, STATS_RESTORE = "inventory.img", "stats-dump", "stats-restore"
-
+DETACHED = "ipcimg-detached"  # where what was dumped is put aside when a container is detached; see detach.py
 COMMIT = "commit"  # inside the temporary directory of a set; see directory.py
 
 
@@ -95,6 +95,12 @@ def number_of_segments(name: str) -> int | None:
     """The N of the set whose segments are in an image of this name; None where it is none of these."""
     match = _SET_NAME.match(name)
     return int(match[1]) if match and name == kind_name("shm", int(match[1])) else None
+
+
+def number_of_variables(name: str) -> int | None:
+    """The N of the set whose settings are in an image of this name; None where it is none of these."""
+    match = _SET_NAME.match(name)
+    return int(match[1]) if match and name == kind_name("var", int(match[1])) else None
 
 
 def number_of_pages(name: str) -> int | None:
@@ -171,6 +177,14 @@ class Images(ABC):
         """Set ns_id alone, or all that there are. Raises DirectoryError where there is none."""
         sets = self.sets()
         return sets if ns_id is None and sets else [self.the_set(ns_id)]
+
+    def refuse_detached(self) -> None:
+        """Raise DirectoryError where the objects of a dump were put aside: the set of its pod has them."""
+        if self.has(DETACHED):
+            raise DirectoryError(
+                f"image directory {self.path}: is detached from a pod, which has its objects; "
+                f"`ipcimg pod detach --undo {self.path}` brings back what CRIU has dumped"
+            )
 
     def refuse_unfinished(self, ns_id: int) -> None:
         """Raise DirectoryError where set ns_id is still being written, or its writer has died."""

@@ -77,6 +77,7 @@ def restore(
         opened = places.opened(os.fspath(directory), wary=True)
         # The images are gone through twice, and are to be the same both times.
         stack.enter_context(opened.being_read())
+        opened.refuse_detached()
         images = imageset.ImageSet(opened, opened.the_set(ns_id))
         progress.expect(images.size)
         images.verify(images.names(pages=False), progress)

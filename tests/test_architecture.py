@@ -25,13 +25,13 @@ COMMANDS = {name for name in MODULES if name.startswith("commands.")}  # of ipci
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
     *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "create", "hold", "preflight"),
-    *("notes", "journal", "turn", "turning"),
+    *("notes", "journal", "turn", "turning", "cgroups"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory"}
+IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory", "detach"}
 JSON = {"jsonfields", "critjson", "encode"}
-TOGETHER = {"dump", "restore", "recover", "check", "cli", "commandline", "logfile", "__init__"} | COMMANDS
+TOGETHER = {"dump", "restore", "pod", "recover", "check", "cli", "commandline", "logfile", "__init__"} | COMMANDS
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:

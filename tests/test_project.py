@@ -31,7 +31,13 @@ def options_of(*command: str) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("ipcimg.1", [[*IPCIMG, name] for name in ("dump", "restore", "recover", "verify", "diff", "encode", "check")]),
+        (
+            "ipcimg.1",
+            [
+                *([*IPCIMG, name] for name in ("dump", "restore", "recover", "verify", "diff", "encode", "check")),
+                *([*IPCIMG, "pod", step] for step in ("dump", "restore", "detach")),
+            ],
+        ),
         ("ipcimg-show.1", [list(SHOW)]),
     ],
 )

@@ -1,0 +1,568 @@
+"""A pod on the real kernel, with cgroups of both versions, and a runtime that only copies. tests/vm has a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ipcimg as package
+from tests.commands import IPCIMG, ipcimg, refused, run, same
+from tests.test_criudump import ids, inventory
+
+from . import oracle
+from .oracle import Namespace
+
+NAMES = ("first", "second")
+N = 11  # the number of CRIU's set
+_TIMEOUT = 30  # seconds
+MARKS = {1: "trusted.ipcimg-frozen", 2: "user.ipcimg-frozen"}
+
+
+@pytest.fixture(params=[1, 2], ids=["cgroup v1", "cgroup v2"])
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+@pytest.fixture
+def hierarchy(version: int, tmp_path: Path) -> Iterator[Path]:
+    """Where the freezer of a version is mounted; where it is not, it is for the test. Any kernel since 4.5 has both."""
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            mount, _, kind = line.partition(" - ")
+            v1, v2 = (
+                kind.startswith("cgroup ") and "freezer" in kind.split()[-1].split(","),
+                kind.startswith("cgroup2 "),
+            )
+            if mount.split()[3] == "/" and (v1 if version == 1 else v2):
+                yield Path(mount.split()[4])
+                return
+    place = tmp_path / "cgroups"
+    place.mkdir()
+    how = ("-t", "cgroup", "-o", "freezer") if version == 1 else ("-t", "cgroup2")
+    subprocess.run(["mount", *how, "none", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+class Containers:
+    """Processes in a namespace, each in a cgroup of its own; and a runtime that dumps them by copying what there is."""
+
+    def __init__(self, namespace: Namespace, hierarchy: Path, version: int, scratch: Path) -> None:
+        self.namespace, self.version, self.scratch = namespace, version, scratch
+        self.directory, self.prepared, self.log = scratch / "pod", scratch / "prepared", scratch / "log"
+        self.parent = hierarchy / f"ipcimg-pod-{os.getpid()}"
+        self.parent.mkdir()
+        self.processes = {name: self._start(name) for name in NAMES}
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["nsenter", f"--ipc={self.namespace.path}", "sleep", "3600"])
+        self.cgroup(name).mkdir()
+        self.put(process.pid, self.cgroup(name))
+        inode = os.stat(self.namespace.path).st_ino
+        until(lambda: os.stat(f"/proc/{process.pid}/ns/ipc").st_ino == inode)
+        return process
+
+    def cgroup(self, name: str) -> Path:
+        return self.parent / name
+
+    @staticmethod
+    def put(pid: int, cgroup: Path) -> None:
+        (cgroup / "cgroup.procs").write_text(str(pid))
+
+    def freeze(self, name: str, frozen: bool) -> None:
+        control, words = [("freezer.state", ("THAWED", "FROZEN")), ("cgroup.freeze", ("0", "1"))][self.version - 1]
+        (self.cgroup(name) / control).write_text(words[frozen])
+
+    def frozen(self) -> list[str]:
+        """The containers that are stopped, or about to be."""
+        control, running = [("freezer.state", "THAWED\n"), ("cgroup.freeze", "0\n")][self.version - 1]
+        return [name for name in NAMES if (self.cgroup(name) / control).read_text() != running]
+
+    def marked(self) -> list[str]:
+        return [name for name in NAMES if MARKS[self.version] in os.listxattr(self.cgroup(name))]
+
+    def prepare(self) -> None:
+        """What CRIU would dump of the namespace with each container."""
+        shutil.rmtree(self.prepared, ignore_errors=True)
+        ipcimg(
+            "dump", "-t", self.namespace.pid, "-D", self.prepared, "--ns-id", N, "--criu-exact", "--frozen-by-caller"
+        )
+        (self.prepared / f"ipcimg-manifest-{N}.img").unlink()
+        (self.prepared / "inventory.img").write_bytes(inventory())
+        (self.prepared / "ids-1.img").write_bytes(ids(N))
+
+    def runtime(self, more: str = "") -> list[str]:
+        """The command that copies; before that it notes what is frozen, and the value of a setting."""
+        control = ("freezer.state", "cgroup.events")[self.version - 1]
+        script = (
+            f'set -e; echo "$1" $(grep -hc -e "frozen 1" -e FROZEN {self.parent}/*/{control}) '
+            f"$(nsenter --ipc={self.namespace.path} cat /proc/sys/kernel/shm_rmid_forced) "
+            f'$(stat -Lc %i /proc/self/ns/ipc) >>{self.log}; cp {self.prepared}/* "$2"; {more}'
+        )
+        return ["--", "sh", "-c", script, "sh", "{}", "{dir}"]
+
+    def dump_arguments(self, *options: object) -> list[object]:
+        containers = [f"--container={name}:{process.pid}" for name, process in self.processes.items()]
+        return ["pod", "dump", "-t", self.namespace.pid, "-D", self.directory, *containers, *options]
+
+    def close(self) -> None:
+        for name in NAMES:
+            self.freeze(name, False)
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        for cgroup in (*map(self.cgroup, NAMES), self.parent):
+            until(lambda cgroup=cgroup: removed(cgroup))  # type: ignore[misc]
+
+
+def removed(cgroup: Path) -> bool:
+    try:
+        cgroup.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def until(what: Callable[[], bool]) -> None:
+    limit = time.monotonic() + _TIMEOUT
+    while not what():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def pod(source: Namespace, hierarchy: Path, version: int, tmp_path: Path) -> Iterator[Containers]:
+    source.do(some_objects)
+    with contextlib.closing(Containers(source, hierarchy, version, tmp_path)) as containers:
+        containers.prepare()
+        yield containers
+        assert containers.marked() == []
+
+
+def some_objects() -> None:
+    oracle.queue(0x1, messages=[(3, b"one"), (4, b"another")], wanted=99)
+    oracle.semaphores(0x2, (5, 6), wanted=98)
+    oracle.segment(0x3, 9000, [(5000, b"content")], wanted=97)
+
+
+def rmid_forced(value: int) -> Callable[[], None]:
+    return lambda: oracle.set_variable("kernel/shm_rmid_forced", value)
+
+
+def test_dump_and_restore(pod: Containers, target: Namespace) -> None:
+    said = ipcimg(*pod.dump_arguments(*pod.runtime())).stdout.splitlines()
+    home = os.stat("/proc/self/ns/ipc").st_ino
+    # The count of each file: both are frozen all the time, and the runtime is where its caller is.
+    assert pod.log.read_text() == "".join(f"{name} 1 1 0 {home}\n" for name in NAMES)
+    assert said == [
+        *(f"checkpointed container {name} into {pod.directory / name}" for name in NAMES),
+        "dumped 1 message queue (2 messages), 1 semaphore set, 1 shared memory segment (1 page) into "
+        f"{pod.directory}/ipc",
+    ]
+    assert pod.frozen() == []
+    for name in NAMES:
+        assert (pod.directory / name / "ipcimg-segments").read_text() == "97 9000\n"
+        assert not (pod.directory / name / f"ipcns-shm-{N}.img").exists()
+
+    command = ("--", "sh", "-c", 'echo "$1" "$2" $(stat -Lc %i /proc/self/ns/ipc)', "sh", "{}", "{dir}")
+    file = pod.scratch / "restored"
+    with file.open("w") as output:
+        subprocess.run(
+            [*IPCIMG, "pod", "restore", "-t", str(target.pid), "-D", pod.directory, *command], stdout=output, check=True
+        )
+    lines = file.read_text().splitlines()
+    assert lines[:4] == [
+        line
+        for name in NAMES
+        for line in (
+            f"{name} {pod.directory / name} {home}",
+            f"restored container {name} from {pod.directory / name}",
+        )
+    ]
+    same(pod.directory / "ipc", f"ns:{target.pid}")
+
+
+def test_undone_by_hand(pod: Containers) -> None:
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    places = [pod.directory / name for name in NAMES]
+    said = ipcimg("pod", "detach", "--pod", pod.directory, *places).stdout
+    assert said == "".join(f"{place} is detached from {pod.directory}/ipc already\n" for place in places)
+    assert ipcimg("pod", "detach", "--undo", *places).stdout == "".join(f"{p} is as CRIU left it\n" for p in places)
+    assert (places[0] / f"ipcns-shm-{N}.img").read_bytes() == (pod.prepared / f"ipcns-shm-{N}.img").read_bytes()
+    line = refused("pod", "restore", "-t", pod.namespace.pid, "-D", pod.directory)
+    assert line.startswith(
+        f"container first: {places[0]} is not detached from {pod.directory}/ipc; see `ipcimg pod detach"
+    )
+    said = ipcimg("pod", "detach", "--pod", pod.directory / "ipc", *places).stdout
+    assert said == "".join(f"{place} is detached from {pod.directory}/ipc\n" for place in places)
+    assert "nothing to undo" in ipcimg("pod", "detach", "--undo", pod.prepared).stdout
+
+
+def test_left_frozen(pod: Containers) -> None:
+    ipcimg(*pod.dump_arguments("--leave-frozen"))
+    assert pod.frozen() == list(NAMES)
+    assert pod.marked() == []
+    assert [path.name for path in pod.directory.iterdir()] == ["ipc"]
+
+
+def test_frozen_before(pod: Containers) -> None:
+    """What somebody else has paused stays as it is."""
+    pod.freeze("first", True)
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    assert pod.frozen() == ["first"]
+
+
+def test_gone_by_the_checkpoint(pod: Containers) -> None:
+    """The containers end, and their cgroups go, as by a checkpoint that leaves nothing running."""
+    for name, process in pod.processes.items():
+        (pod.scratch / name).write_text(str(process.pid))
+    thaw = "" if pod.version == 2 else f"echo THAWED >{pod.parent}/$1/freezer.state;"
+    end = f"{thaw} kill -9 $(cat {pod.scratch}/$1); until rmdir {pod.parent}/$1 2>/dev/null; do sleep 0.01; done"
+    ipcimg(*pod.dump_arguments(*pod.runtime(end)))
+    assert [pod.cgroup(name).exists() for name in NAMES] == [False, False]
+    for name in NAMES:
+        pod.cgroup(name).mkdir()
+
+
+def test_rmid_forced(pod: Containers, target: Namespace) -> None:
+    """It is 0 while the runtime attaches segments, and as it was after that; and the last thing that is restored."""
+    pod.prepare()  # with 0, as the runtime finds it
+    pod.namespace.do(rmid_forced(1))  # which destroys the segment, whose creator has ended
+    pod.namespace.do(some_segment)
+    keeper = subprocess.Popen(
+        ["nsenter", f"--ipc={pod.namespace.path}", sys.executable, "-c", KEEPER, "97"], stdout=subprocess.PIPE
+    )
+    assert keeper.stdout is not None
+    with keeper.stdout:
+        assert keeper.stdout.readline() == b"attached\n"
+    pod.put(keeper.pid, pod.cgroup("first"))
+    try:
+        ipcimg(*pod.dump_arguments(*pod.runtime()))
+        assert [line.split()[3] for line in pod.log.read_text().splitlines()] == ["0", "0"]
+        assert pod.namespace.do(lambda: oracle.variables()["kernel/shm_rmid_forced"]) == "1"
+    finally:
+        keeper.kill()
+        keeper.wait()
+    assert package.load(pod.directory / "ipc").variables.shm_rmid_forced == 1
+    assert package.load(pod.directory / "first").variables.shm_rmid_forced == 0
+
+    forget = ("--", "nsenter", f"--ipc={target.path}", "sh", "-c", "echo 0 >/proc/sys/kernel/shm_rmid_forced")
+    holder = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, *forget).stdout.splitlines()[-1]
+    assert holder.endswith(" keeps shared memory segments 97 until somebody attaches them")
+    assert target.do(lambda: (oracle.variables()["kernel/shm_rmid_forced"], list(oracle.table("shm")))) == ("1", [97])
+    os.kill(int(holder.split()[1]), signal.SIGTERM)
+
+
+@pytest.fixture
+def keeper(pod: Containers) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the first container that has a segment attached, which was removed since."""
+    pod.namespace.do(lambda: oracle.segment(0x4, 4096, [(0, b"removed")], wanted=1 << 20))
+    with subprocess.Popen(
+        ["nsenter", f"--ipc={pod.namespace.path}", sys.executable, "-c", KEEPER, str(1 << 20)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"attached\n"
+        pod.put(process.pid, pod.cgroup("first"))
+        pod.namespace.do(lambda: oracle.remove("shm", 1 << 20))
+        pod.prepare()
+        yield process
+        process.kill()
+
+
+def test_removed_segment(pod: Containers, keeper: subprocess.Popen[bytes], target: Namespace) -> None:
+    """It is there for the second checkpoint, though the first one has ended all who had it attached."""
+    thaw = "" if pod.version == 2 else f"echo THAWED >{pod.cgroup('first')}/freezer.state;"
+    maps = f"/proc/{keeper.pid}/maps"  # empty when its memory is gone
+    end = f'{thaw} kill -9 {keeper.pid}; while [ -n "$(cat {maps} 2>/dev/null)" ]; do :; done'
+    seen = f"nsenter --ipc={pod.namespace.path} cut -c 1-40 /proc/sysvipc/shm | grep -w {1 << 20} >{pod.scratch}/seen"
+    ipcimg(*pod.dump_arguments(*pod.runtime(f'if [ "$1" = first ]; then {end}; else {seen}; fi')))
+    assert str(1 << 20) in (pod.scratch / "seen").read_text()
+    assert list(pod.namespace.do(lambda: oracle.table("shm"))) == [97]  # it has gone with us
+
+    [*_, holder] = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory).stdout.splitlines()
+    assert holder.endswith(f" keeps shared memory segments {1 << 20} until somebody attaches them")
+    assert target.do(lambda: oracle.table("shm")[1 << 20]["perms"]) == 0o1600
+    os.kill(int(holder.split()[1]), signal.SIGTERM)
+
+
+KEEPER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+assert libc.shmat(int(sys.argv[1]), None, 0) not in (None, (1 << 64) - 1)
+print("attached", flush=True)
+time.sleep(3600)
+"""
+
+
+def some_segment() -> None:
+    # Whoever makes it has to live until it is attached: this process does.
+    oracle.segment(0x3, 9000, wanted=97)
+    address = oracle.attach(97)
+    ctypes.memmove(address + 5000, b"content", 7)
+    _attached.append(address)
+
+
+_attached: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def let_go() -> Iterator[None]:
+    yield
+    while _attached:
+        oracle.detach(_attached.pop())
+
+
+# ---- failures ------------------------------------------------------------------------------
+
+
+def fails(pod: Containers, *options: object) -> str:
+    """A dump that fails, after which everybody goes on; gives why."""
+    done = run(IPCIMG, *pod.dump_arguments(*options), status=1)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("ipcimg: Error: ")]
+    assert pod.frozen() == []
+    assert pod.marked() == []
+    return line.removeprefix("ipcimg: Error: ")
+
+
+def test_second_command_fails(pod: Containers) -> None:
+    line = fails(pod, *pod.runtime('[ "$1" = first ] || exit 3'))
+    assert line.startswith("container second: `sh -c ")
+    assert line.endswith("ended with status 3; first had been checkpointed before")
+
+
+def test_command_that_is_not_there(pod: Containers) -> None:
+    assert fails(
+        pod, "--", "/nowhere/runtime", "{}"
+    ) == "container first: `/nowhere/runtime first`: /nowhere/runtime: " + ("No such file or directory")
+    assert [path.name for path in pod.directory.iterdir()] == ["ipc"]
+
+
+def test_command_that_is_killed(pod: Containers) -> None:
+    assert fails(pod, "--", "sh", "-c", "kill -9 $$").endswith("was ended by signal 9")
+
+
+def test_checkpoint_of_another_moment(pod: Containers) -> None:
+    pod.namespace.do(lambda: oracle.send(99, 5, b"after CRIU's dump"))
+    line = fails(pod, *pod.runtime())
+    assert line.startswith(f"container first: image directory {pod.directory}/first: is not of the moment of the pod, ")
+    assert line.endswith("message queue 99: the number of messages is 3 in the pod and 2 in the container (and 1 more)")
+
+
+def test_command_that_leaves_no_images(pod: Containers) -> None:
+    assert "there is no inventory.img in it" in fails(pod, "--", "true")
+
+
+def test_somebody_else_in_the_namespace(pod: Containers) -> None:
+    with subprocess.Popen(["nsenter", f"--ipc={pod.namespace.path}", "sleep", "3600"]) as other:
+        inode = os.stat(pod.namespace.path).st_ino
+        until(lambda: os.stat(f"/proc/{other.pid}/ns/ipc").st_ino == inode)
+        line = fails(pod)
+        other.kill()
+    assert line == (
+        f"process {other.pid} of the IPC namespace of process {pod.namespace.pid} is in none of the containers first, "
+        "second, and would go on"
+    )
+
+
+def test_sandbox_that_does_not_sleep(make_namespace: Callable[[], Namespace], pod: Containers) -> None:
+    busy = subprocess.Popen(["nsenter", f"--ipc={pod.namespace.path}", "sh", "-c", "while :; do :; done"])
+    inode = os.stat(pod.namespace.path).st_ino
+    until(lambda: os.stat(f"/proc/{busy.pid}/ns/ipc").st_ino == inode)
+    pod.put(pod.namespace.pid, pod.cgroup("second"))  # so it is the only one outside
+    try:
+        arguments = pod.dump_arguments()
+        arguments[2:4] = ["--ipc-ns", pod.namespace.path]
+        assert refused(*arguments) == (
+            f"process {busy.pid} is in no container, and does not sleep: who keeps a namespace has to"
+        )
+        assert pod.frozen() == []
+    finally:
+        busy.kill()
+        busy.wait()
+        pod.put(pod.namespace.pid, pod.parent.parent)
+
+
+def test_sandbox_that_runs_now_and_then(pod: Containers) -> None:
+    """It sleeps whenever one looks; that it has run is seen by its switches."""
+    program = "import time\nwhile True: time.sleep(0.0002)"
+    with subprocess.Popen(["nsenter", f"--ipc={pod.namespace.path}", sys.executable, "-c", program]) as restless:
+        inode = os.stat(pod.namespace.path).st_ino
+        until(lambda: os.stat(f"/proc/{restless.pid}/ns/ipc").st_ino == inode)
+        pod.put(pod.namespace.pid, pod.cgroup("second"))
+        arguments = pod.dump_arguments()
+        arguments[2:4] = ["--ipc-ns", pod.namespace.path]
+        try:
+            line = refused(*arguments)
+        finally:
+            restless.kill()
+            pod.put(pod.namespace.pid, pod.parent.parent)
+    assert line == f"process {restless.pid} is in no container, and ran while the namespace was read"
+    assert pod.frozen() == []
+    assert not pod.directory.exists()
+
+
+def test_sandbox_in_the_cgroup(pod: Containers) -> None:
+    pod.put(pod.namespace.pid, pod.cgroup("second"))
+    try:
+        assert fails(pod) == (
+            f"container second: to freeze its cgroup {pod.cgroup('second')} would stop the sandbox, "
+            f"process {pod.namespace.pid}"
+        )
+    finally:
+        pod.put(pod.namespace.pid, pod.parent.parent)
+
+
+def test_ourselves_in_the_cgroup(pod: Containers) -> None:
+    line = refused(*pod.dump_arguments(), preexec_fn=lambda: pod.put(os.getpid(), pod.cgroup("first")))
+    assert line.startswith(f"container first: to freeze its cgroup {pod.cgroup('first')} would stop ipcimg itself")
+    assert pod.frozen() == []
+
+
+def test_one_cgroup_for_both(pod: Containers) -> None:
+    pod.put(pod.processes["second"].pid, pod.cgroup("first"))
+    assert fails(pod) == f"containers first and second are in one cgroup, {pod.cgroup('first')}"
+
+
+def test_process_that_is_elsewhere(pod: Containers) -> None:
+    assert "container third: process 1 is not in the IPC namespace" in fails(pod, "--container", "third:1")
+
+
+def test_no_cgroup(pod: Containers) -> None:
+    pod.put(pod.processes["first"].pid, pod.parent.parent)
+    assert fails(pod).endswith("has no cgroup of its own that could be frozen")
+    pod.put(pod.processes["first"].pid, pod.cgroup("first"))
+
+
+@pytest.mark.parametrize("name", ["ipc", "..", ".", "a/b", ""])
+def test_names(name: str, pod: Containers) -> None:
+    assert "cannot be the name of a container" in fails(pod, "--container", f"{name}:{pod.processes['first'].pid}")
+
+
+def test_directory_that_is_not_empty(pod: Containers) -> None:
+    (pod.directory / "second").mkdir(parents=True)
+    (pod.directory / "second" / "pages-1.img").touch()
+    assert fails(pod) == f"{pod.directory}/second is not empty: is it of another dump?"
+    assert [path.name for path in pod.directory.iterdir()] == ["second"]
+
+
+# ---- ended from outside --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def at_the_command(pod: Containers) -> Iterator[subprocess.Popen[bytes]]:
+    """A dump whose command for the first container has begun."""
+    began = pod.scratch / "began"
+    command = ["--", "sh", "-c", f"echo $$ >{began}.new; mv {began}.new {began}; exec sleep 3600"]
+    arguments = list(map(str, pod.dump_arguments(*command)))
+    process = subprocess.Popen([*IPCIMG, *arguments], stderr=subprocess.PIPE)
+    try:
+        until(began.exists)
+        assert pod.frozen() == list(NAMES)
+        assert pod.marked() == list(NAMES)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(began.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal(number: signal.Signals, pod: Containers) -> None:
+    with at_the_command(pod) as process:
+        process.send_signal(number)
+        assert process.wait(_TIMEOUT) == 128 + number
+        assert process.stderr is not None
+        assert process.stderr.read() == f"ipcimg: Error: ended by {number.name}\n".encode()
+        command = int((pod.scratch / "began").read_text())
+        assert not os.path.exists(f"/proc/{command}")
+        assert pod.frozen() == []
+        assert pod.marked() == []
+
+
+def test_killed(pod: Containers) -> None:
+    """The guardian lets everybody go."""
+    with at_the_command(pod) as process:
+        process.kill()
+        until(lambda: pod.frozen() == [] and pod.marked() == [])
+
+
+def test_killed_with_its_guardians(pod: Containers) -> None:
+    """Then nobody does, until `ipcimg recover` is told to."""
+    with at_the_command(pod) as process:
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        everybody = [
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if cmdline(path) == arguments
+        ]
+        assert len(everybody) >= 2
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in everybody:
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    assert pod.frozen() == list(NAMES)
+    said = ipcimg("recover", "-t", pod.namespace.pid).stdout
+    for name in NAMES:
+        assert f"thawed the cgroup {pod.cgroup(name)}, which a killed dump had left frozen" in said
+    assert pod.frozen() == []
+
+
+def cmdline(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+# ---- restoring -----------------------------------------------------------------------------
+
+
+def test_restore_that_fails(pod: Containers, target: Namespace) -> None:
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    command = ("--", "sh", "-c", '[ "$1" = first ]', "sh", "{}")
+    done = run(IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, *command, status=1)
+    assert done.stderr.startswith("ipcimg: Error: container second: `sh -c ")
+    assert done.stderr.endswith("ended with status 1; the objects of the pod are there, and first restored\n")
+    same(pod.directory / "ipc", f"ns:{target.pid}")
+
+
+def test_restore_of_some(pod: Containers, target: Namespace) -> None:
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    shutil.rmtree(pod.directory / "first")
+    line = refused("pod", "restore", "-t", target.pid, "-D", pod.directory, "--container", "first", "--", "true")
+    assert line.startswith(f"image directory {pod.directory}/first: ")
+    assert target.do(lambda: oracle.table("msg")) == {}
+    done = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--container", "second", "--", "true")
+    assert done.stdout.splitlines()[0] == f"restored container second from {pod.directory}/second"
+
+
+def test_restore_of_no_pod(target: Namespace, tmp_path: Path) -> None:
+    line = refused("pod", "restore", "-t", target.pid, "-D", tmp_path, "--", "true")
+    assert line == f"{tmp_path}: there is no directory ipc in it: no pod was dumped into it"
+
+
+def test_own_namespace(tmp_path: Path) -> None:
+    for arguments in (("dump", "--container", "a:1"), ("restore",)):
+        line = refused("pod", *arguments, "-D", tmp_path)
+        assert line == "the caller's own IPC namespace is that of no pod: name that of the sandbox, -t PID"
+
+
+def test_initial_namespace(tmp_path: Path) -> None:
+    if not package.own().is_initial:
+        pytest.fail("the tests do not run in the machine's own IPC namespace: NOT TESTED")
+    line = refused("pod", "dump", "-t", os.getpid(), "--container", "a:1", "-D", tmp_path)
+    assert line == "the machine's own IPC namespace is that of no pod"
