@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_ipcimg_pod_subparsers=(dump restore detach)
-_shtab_ipcimg_subparsers=(dump restore pod verify diff encode recover check)
+_shtab_ipcimg_subparsers=(dump restore pod verify diff encode recover check hook)
 
 _shtab_ipcimg_dump_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir --ns-id --zstd --criu-set --only --id --key --force --criu-exact --parent --digest --freeze --frozen-by-caller --allow-inconsistent --peek-only --no-progress --report --status-fd --timeout -R --leave-running -j --shell-job -o --log-file -W --work-dir -v)
 _shtab_ipcimg_restore_option_strings=(-h --help -t --tree --ipc-ns -J --join-ns --new-ns --pin -D --images-dir --ns-id --only --id --key --vars --no-vars --into-free-ids --hold --pidfile --strict --no-progress --report --status-fd --timeout -R --leave-running -j --shell-job -o --log-file -W --work-dir -v)
@@ -19,6 +19,7 @@ _shtab_ipcimg_diff_option_strings=(-h --help --ns-id --only --id --key --freeze 
 _shtab_ipcimg_encode_option_strings=(-h --help --force)
 _shtab_ipcimg_recover_option_strings=(-h --help -t --tree --ipc-ns -D --images-dir -o --log-file -W --work-dir -v)
 _shtab_ipcimg_check_option_strings=(-h --help --feature)
+_shtab_ipcimg_hook_option_strings=(-h --help --config --explain)
 _shtab_ipcimg_option_strings=(-h --help --version)
 
 _shtab_ipcimg_dump___ipc_ns_COMPGEN=_shtab_compgen_files
@@ -68,12 +69,13 @@ _shtab_ipcimg_recover__o_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_recover___log_file_COMPGEN=_shtab_compgen_files
 _shtab_ipcimg_recover__W_COMPGEN=_shtab_compgen_dirs
 _shtab_ipcimg_recover___work_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_ipcimg_hook___config_COMPGEN=_shtab_compgen_files
 
 _shtab_ipcimg_dump___digest_choices=(xxh3-128 sha256)
 _shtab_ipcimg_pod_restore___container_choices=(ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze)
 _shtab_ipcimg_pod_pos_0_choices=(dump restore detach)
 _shtab_ipcimg_check___feature_choices=(ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze)
-_shtab_ipcimg_pos_0_choices=(dump restore pod verify diff encode recover check)
+_shtab_ipcimg_pos_0_choices=(dump restore pod verify diff encode recover check hook)
 
 _shtab_ipcimg_dump__h_nargs=0
 _shtab_ipcimg_dump___help_nargs=0
@@ -139,6 +141,9 @@ _shtab_ipcimg_recover___help_nargs=0
 _shtab_ipcimg_recover__v_nargs=0
 _shtab_ipcimg_check__h_nargs=0
 _shtab_ipcimg_check___help_nargs=0
+_shtab_ipcimg_hook__h_nargs=0
+_shtab_ipcimg_hook___help_nargs=0
+_shtab_ipcimg_hook___explain_nargs=0
 _shtab_ipcimg_pos_0_nargs=A...
 _shtab_ipcimg__h_nargs=0
 _shtab_ipcimg___help_nargs=0

@@ -50,8 +50,8 @@ function _shtab_ipcimg_using
   test "$_shtab_ipcimg_cmdpath" = "$argv"
 end
 
-set -g _shtab_ipcimg_commands dump restore pod 'pod dump' 'pod restore' 'pod detach' verify diff encode recover check
-set -g _shtab_ipcimg_opts_with_value --container --criu-set --digest --feature --id --images-dir --ipc-ns --join-ns --key --log-file --ns-id --only --parent --pidfile --pin --pod --report --status-fd --timeout --tree --work-dir -D -J -W -o -t
+set -g _shtab_ipcimg_commands dump restore pod 'pod dump' 'pod restore' 'pod detach' verify diff encode recover check hook
+set -g _shtab_ipcimg_opts_with_value --config --container --criu-set --digest --feature --id --images-dir --ipc-ns --join-ns --key --log-file --ns-id --only --parent --pidfile --pin --pod --report --status-fd --timeout --tree --work-dir -D -J -W -o -t
 
 complete -c ipcimg -e
 complete -c ipcimg -f
@@ -170,3 +170,7 @@ complete -c ipcimg -n '_shtab_ipcimg_using recover' -s v -d 'log more: stages, a
 complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a check -d 'Try each feature on a throwaway namespace; status 0 if all that were asked for work.'
 complete -c ipcimg -n '_shtab_ipcimg_using check' -s h -l help -d 'show this help message and exit'
 complete -c ipcimg -n '_shtab_ipcimg_using check' -l feature -xka "ipc_namespace user_namespace msg_copy msg_next_id sem_next_id shm_next_id map_files freeze cgroup_freeze" -d 'only this one (may be repeated)'
+complete -c ipcimg -n '_shtab_ipcimg_using; and test $_shtab_ipcimg_npos -eq 0' -a hook -d 'Do what is to be done at a stage of criu'"'"'s, which calls this by --action-script: dump the IPC namespace of the tasks when criu has dumped them, compare images with their manifests before a restore. /etc/ipcimg/hook.toml and /etc/ipcimg/hook.d/*.toml say what is wanted; what was done is said in ipcimg-hook.log, in the image directory.'
+complete -c ipcimg -n '_shtab_ipcimg_using hook' -s h -l help -d 'show this help message and exit'
+complete -c ipcimg -n '_shtab_ipcimg_using hook' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'this configuration and no other (repeatable; the last one wins)'
+complete -c ipcimg -n '_shtab_ipcimg_using hook' -l explain -d 'do nothing; tell which configuration there is, and what is done at each stage by it'

@@ -39,6 +39,15 @@ def namespace(directory: Images, ns_id: int | None = None) -> int | None:
     return told.pop()
 
 
+def has_namespace(directory: Images) -> bool:
+    """Is an IPC namespace in a dump of CRIU's? It dumps nothing of its own. Raises DirectoryError, ImageError."""
+    if not directory.has(INVENTORY):
+        raise DirectoryError(
+            f"image directory {directory.path}: there is no {INVENTORY} in it: it is no dump of CRIU's"
+        )
+    return namespace(directory) != codec.decode_inventory(directory.image(INVENTORY)).own_ipc_ns_id
+
+
 def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
     """As namespace(), where CRIU's restore is to read what we write. Raises DirectoryError where it would not."""
 

@@ -46,6 +46,7 @@ from .interrupts import deferred, finished, held
 from .manifest import File
 from .model import PIECE
 from .progress import NOBODY, Progress
+from .trust import who_could_change
 
 _NEW_COMMIT = "commit.new"  # what COMMIT is before it is whole
 
@@ -54,15 +55,6 @@ _NEW_COMMIT = "commit.new"  # what COMMIT is before it is whole
 _FSYNC_AT_MOST = 64
 _BUFFER = 2 * PIECE
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)  # what a file system without them says
-
-
-def who_could_change(status: os.stat_result) -> str | None:
-    """Who, beside root and ourselves, could change a file between its check and its use; None for nobody."""
-    if status.st_uid not in (0, os.geteuid()):
-        return f"belongs to user {status.st_uid}, who could change it meanwhile; chown it, if you trust it"
-    if status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):  # with an access control list the group's bits are its mask
-        return f"others can write it (mode {stat.S_IMODE(status.st_mode):04o}); chmod it, if you trust it"
-    return None
 
 
 class ImageDirectory(Images):

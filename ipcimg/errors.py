@@ -36,6 +36,17 @@ class JsonError(IpcimgError):
         super().__init__(": ".join(filter(None, (file, where, why))))
 
 
+class ConfigurationError(IpcimgError):
+    """A configuration file cannot be taken.
+
+    key is what in it is meant, as "dump.stage" (None: all of it), why the reason in words.
+    """
+
+    def __init__(self, file: str, key: str | None, why: str) -> None:
+        self.file, self.key, self.why = file, key, why
+        super().__init__(": ".join(filter(None, (file, key, why))))
+
+
 class DirectoryError(IpcimgError):
     """An image directory cannot be used the way it was asked for."""
 

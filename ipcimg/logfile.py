@@ -48,7 +48,7 @@ class LogFile:
 
     def error(self, text: str, error: BaseException) -> None:
         """A line that says where the error comes from."""
-        self._write(ERRORS, f"Error ({_origin(error)}): {text}")
+        self._write(ERRORS, f"Error ({origin(error)}): {text}")
 
     def warning(self, text: str) -> None:
         """A line that says where the caller's caller is."""
@@ -70,7 +70,7 @@ class LogFile:
     def _write(self, level: int, text: str) -> None:
         if level > self._level or self.failed is not None:
             return
-        line = f"({time.monotonic() - self._began:09.6f}) {printable(text)}\n".encode(errors="backslashreplace")
+        line = stamped(time.monotonic() - self._began, text).encode(errors="backslashreplace")
         try:
             while line:
                 line = line[os.write(self._fd, line) :]
@@ -78,8 +78,13 @@ class LogFile:
             self.failed = f"log {self._path}: {explain(error)}"
 
 
-def _origin(error: BaseException) -> str:
-    """Where it was raised first."""
+def stamped(seconds: float, text: str) -> str:
+    """A line of a log."""
+    return f"({seconds:09.6f}) {printable(text)}\n"
+
+
+def origin(error: BaseException) -> str:
+    """Where in ipcimg it was raised first: file and line."""
     while error.__cause__ is not None:
         error = error.__cause__
     place, trace = "?", error.__traceback__

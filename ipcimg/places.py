@@ -7,10 +7,11 @@ import re
 import stat
 
 from .describe import printable
-from .directory import ImageDirectory, who_could_change
+from .directory import ImageDirectory
 from .errors import DirectoryError, ImageError, explain, listed
 from .image import ImageFile
 from .images import Images
+from .trust import who_could_change
 
 STANDARD_INPUT = "-"
 STREAMER = "streamer://"  # before the directory in which a criu-image-streamer has its socket

@@ -31,7 +31,8 @@ COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
 IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory", "detach"}
 JSON = {"jsonfields", "critjson", "encode"}
-TOGETHER = {"dump", "restore", "pod", "recover", "check", "cli", "commandline", "logfile", "__init__"} | COMMANDS
+HOOK = {"hook", "hookconfig", "hooklog"}
+TOGETHER = {"dump", "restore", "pod", "recover", "check", "cli", "commandline", "logfile", "__init__"} | HOOK | COMMANDS
 
 
 def imported(module: str, at_import: bool = False) -> set[str]:
@@ -90,6 +91,7 @@ def test_every_module_has_its_side() -> None:
         "diff",
         "interrupts",
         "newfile",
+        "trust",
     }
     assert set(MODULES) - KERNEL - IMAGES - TOGETHER - JSON - SHOW == known_to_both
 
@@ -159,13 +161,15 @@ def test_model_knows_nobody() -> None:
         ("tqdm", {"progress"}),
         ("fsspec", {"stores"}),
         ("paramiko", {"stores"}),
+        ("tomllib", {"hookconfig"}),
+        ("tomli", {"hookconfig"}),
     ],
 )
 def test_one_module_knows(package: str, only: set[str]) -> None:
     assert {module for module in MODULES if package in packages(module)} == only
 
 
-def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
+def test_nothing_but_protobuf_tomli_tqdm_xxhash_and_zstd_is_needed() -> None:
     for module in MODULES:
         others = (
             packages(module)
@@ -174,7 +178,7 @@ def test_nothing_but_protobuf_tqdm_xxhash_and_zstd_is_needed() -> None:
             - {"pb", "_loops", "__version__", "show", "commands"}
         )
         of_extras = {"fsspec", "paramiko"} if module == "stores" else set()  # for whoever wants them
-        assert others <= {"google", "tqdm", "xxhash", "backports", "compression"} | of_extras, module
+        assert others <= {"google", "tomli", "tqdm", "xxhash", "backports", "compression"} | of_extras, module
 
 
 # ---- starting ------------------------------------------------------------------------------
@@ -195,7 +199,19 @@ FOR_ALL = {
     "stopwatch",
 }
 FOR_COMMANDS = {"cli", "commands"} | COMMANDS
-FOR_IMAGES = {"codec", "criudump", "directory", "image", "images", "imageset", "magics", "manifest", "places", "link"}
+FOR_IMAGES = {
+    "codec",
+    "criudump",
+    "directory",
+    "image",
+    "images",
+    "imageset",
+    "magics",
+    "manifest",
+    "places",
+    "link",
+    "trust",
+}
 FOR_THE_KERNEL = {
     *("companion", "credentials", "journal", "kinds", "libc", "listing", "namespace", "owners", "preset"),
     *("reading", "sysctl", "var", "msg", "sem", "shm", "notes", "turn", "turning", "recover"),
@@ -215,6 +231,7 @@ LATE = {
         ("cli", FOR_COMMANDS),
         ("show.command", SHOW - SHOW_LATE | {"show", "newfile"} | FOR_IMAGES),
         ("imageset", FOR_COMMANDS | FOR_IMAGES),  # verify
+        ("hook", FOR_COMMANDS | {"hook"}),
         ("dump", FOR_COMMANDS | {"dump", "inventory", "parent"} | FOR_IMAGES | FOR_THE_KERNEL),
         ("restore", FOR_COMMANDS | {"restore", "create", "hold", "preflight"} | FOR_IMAGES | FOR_THE_KERNEL),
     ],
@@ -229,6 +246,19 @@ def test_commands_read_what_they_need(module: str, only: set[str]) -> None:
         "pb.criu_pb2",
         "pb.ipcimg_pb2",
     } <= only | FOR_ALL
+    assert read & LATE == set()
+
+
+def test_a_stage_of_criu_s_that_has_nothing_to_do_reads_little() -> None:
+    """criu calls the hook about eight times in a dump and a restore, and mostly for nothing."""
+    program = (
+        "import os, sys; before = set(sys.modules); os.environ['CRTOOLS_SCRIPT_ACTION'] = 'pre-resume'; "
+        "from ipcimg.cli import main; main(['hook', '--config', 'docs/examples/hook.toml']); "
+        "print(*(set(sys.modules) - before))"
+    )
+    read = set(python(program).split())
+    of_ipcimg = {name.partition(".")[2] or "__init__" for name in read if name.split(".")[0] == "ipcimg"}
+    assert of_ipcimg - {"_loops"} <= FOR_COMMANDS | FOR_ALL | HOOK | {"logfile", "trust"}
     assert read & LATE == set()
 
 

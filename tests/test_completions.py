@@ -164,6 +164,6 @@ def test_lists(words: str, last: str, asked: Asked, where: Path) -> None:
 
 def test_all_commands_and_options(asked: Asked, where: Path) -> None:
     """As many as --help has."""
-    commands = {"dump", "restore", "recover", "verify", "diff", "encode", "check"}
+    commands = {"dump", "restore", "recover", "verify", "diff", "encode", "check", "hook"}
     assert asked(where, "ipcimg", "") >= commands
     assert asked(where, "ipcimg-show", "--") >= {"--id", "--messages", "--save", "--json", "--json-lines", "--html"}

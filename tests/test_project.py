@@ -34,7 +34,10 @@ def options_of(*command: str) -> set[str]:
         (
             "ipcimg.1",
             [
-                *([*IPCIMG, name] for name in ("dump", "restore", "recover", "verify", "diff", "encode", "check")),
+                *(
+                    [*IPCIMG, name]
+                    for name in ("dump", "restore", "recover", "verify", "diff", "encode", "check", "hook")
+                ),
                 *([*IPCIMG, "pod", step] for step in ("dump", "restore", "detach")),
             ],
         ),
@@ -82,7 +85,7 @@ def test_installed_commands_are_there() -> None:
     """What pyproject.toml says that a command calls can be called."""
     scripts = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]\n")[2].partition("\n\n")[0]
     found = dict(re.findall(r'^(\S+) = "(\S+)"$', scripts, re.MULTILINE))
-    assert set(found) == {"ipcimg", "ipcimg-show"}
+    assert set(found) == {"ipcimg", "ipcimg-hook", "ipcimg-show"}
     for target in found.values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))

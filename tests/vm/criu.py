@@ -18,11 +18,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 NAMES = tuple(sorted(path.stem for path in pathlib.Path(__file__).parent.glob("programs/*.c")))
 PROGRAMS = pathlib.Path(os.environ.get("IPCIMG_VM_PROGRAMS", "."))  # where they are compiled
 _PR_SET_CHILD_SUBREAPER = 36
-_TIMEOUT = 120  # seconds; everything is slow here
+_TIMEOUT = 300  # seconds; everything is slow here
 
 
-def criu(action: str, directory: pathlib.Path, *arguments: object, namespace: str = "/proc/self/ns/ipc") -> None:
-    """Run criu, which is to succeed."""
+def criu(
+    action: str,
+    directory: pathlib.Path,
+    *arguments: object,
+    namespace: str = "/proc/self/ns/ipc",
+    status: int = 0,
+) -> None:
+    """Run criu, which is to end with status."""
     log = f"{action}.log"
     done = subprocess.run(
         ["nsenter", f"--ipc={namespace}", "criu", action, "-D", directory, "-v4", "-o", log, *map(str, arguments)],
@@ -32,7 +38,7 @@ def criu(action: str, directory: pathlib.Path, *arguments: object, namespace: st
         check=False,
         timeout=_TIMEOUT,
     )
-    if done.returncode:
+    if done.returncode != status:
         wrong = [line for line in (directory / log).read_text().splitlines() if "Error" in line]
         raise AssertionError(f"criu {action}: status {done.returncode}\n{done.stderr}\n" + "\n".join(wrong))
 
@@ -49,13 +55,13 @@ def _end_session(pid: int) -> None:
 class Program:
     """One of programs/, in an IPC namespace of its own."""
 
-    def __init__(self, name: str, scratch: pathlib.Path) -> None:
-        """Start it, and wait until it has made its objects."""
+    def __init__(self, name: str, scratch: pathlib.Path, *unshare: str) -> None:
+        """Start it, and wait until it has made its objects. unshare are further arguments of unshare(1)."""
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans, and what criu leaves, are our children
         self.name, self._output = name, scratch / "output"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                ["unshare", "-i", PROGRAMS / name],
+                ["unshare", "-i", *unshare, PROGRAMS / name],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -89,10 +95,10 @@ class Program:
         )
         assert done.stdout == "PASS\n", done.stdout + done.stderr
 
-    def restore(self, directory: pathlib.Path) -> Restored:
+    def restore(self, directory: pathlib.Path, *arguments: object) -> Restored:
         """Have criu restore it from a directory. What it said since it was dumped is forgotten: CRIU wants that."""
         os.truncate(self._output, self.said)
-        criu("restore", directory, "--restore-detached")
+        criu("restore", directory, "--restore-detached", *arguments)
         return Restored(self.pid, self._output, self.said)
 
 
