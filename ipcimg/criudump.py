@@ -138,7 +138,7 @@ class Replacement:
         if self._unfit:
             more = f" (and {len(self._unfit) - 1} more)" if len(self._unfit) > 1 else ""
             raise ObjectError(f"criu restore would fail: {self._unfit[0]}{more}; --force writes it all the same")
-        for kind, permissions in _objects(directory, ns_id):
+        for kind, permissions in objects(directory, ns_id):
             if (kind, permissions.id) not in self._seen:
                 raise ObjectError(
                     f"{permissions.named(kind)}, which CRIU has dumped, is not in the namespace: it is another one, or "
@@ -187,8 +187,8 @@ class Replacement:
             yield one
 
 
-def _objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
-    """What CRIU has dumped."""
+def objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
+    """What CRIU has dumped: the kind and permissions of each object. Raises DirectoryError, ImageError."""
     decoders: dict[str, Callable[[ImageFile], Iterable[model.Object]]] = {
         "shm": lambda image: codec.decode_segment_entries(image, mmap.PAGESIZE),
         "msg": codec.decode_queues,

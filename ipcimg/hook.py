@@ -214,6 +214,8 @@ def _look_in_place(configuration: Configuration, call: Call) -> Step:
     _refuse_stale(call)
     if not criudump.has_namespace(directory):
         return _no_namespace(configuration)
+    if step := _of_pod(call):
+        return step
     n = criudump.namespace_to_replace(directory, None)
     return Step(
         f"dump the IPC namespace of process {call.task} in the place of CRIU's set {n} in {call.directory}",
@@ -238,6 +240,8 @@ def _look_beside(configuration: Configuration, call: Call) -> Step:
     _refuse_stale(call)
     if not criudump.has_namespace(ImageDirectory(call.directory)):
         return _no_namespace(configuration)
+    if step := _of_pod(call):
+        return step
 
     def act(log: Log) -> None:
         _dump_beside(call, log)
@@ -254,6 +258,8 @@ def _look_early(configuration: Configuration, call: Call) -> Step:
     with call.namespace() as theirs, namespace.own() as criu_s:
         if theirs.inode == criu_s.inode:
             return _no_namespace(configuration)
+    if _of_pod(call):
+        return Step("the pod of the tasks is being dumped")
     where = os.path.join(call.directory, UNFINISHED)
     return Step(f"dump the IPC namespace of process {call.task} into {where}", functools.partial(_dump_beside, call))
 
@@ -264,6 +270,8 @@ def _look_for_early(configuration: Configuration, call: Call) -> Step:
 
     if not criudump.has_namespace(ImageDirectory(call.directory)):
         return _no_namespace(configuration)
+    if step := _of_pod(call):
+        return step
     where = os.path.join(call.directory, UNFINISHED)
     if not os.path.lexists(where):
         raise DirectoryError(
@@ -321,6 +329,13 @@ def _look_for_left(call: Call) -> Step:
         log.say(f"removed {UNFINISHED}: CRIU has not come as far as post-dump")
 
     return Step(f"remove {where}", act)
+
+
+def _of_pod(call: Call) -> Step | None:
+    """What to do where the tasks are in a pod that is being dumped. Raises an IpcimgError."""
+    from . import hookpod
+
+    return hookpod.being_dumped(call)
 
 
 def _no_namespace(configuration: Configuration) -> Step:
@@ -384,7 +399,9 @@ def _verify(sets: list[tuple[ImageSet, Manifest]], log: Log) -> None:
 
 def _look_at_beside(call: Call) -> Step:
     if not os.path.lexists(os.path.join(call.directory, BESIDE)):
-        return Step(f"there is no {BESIDE} in {call.directory}")
+        from . import hookpod
+
+        return hookpod.being_restored(call) or Step(f"there is no {BESIDE} in {call.directory}")
     where = _beside(call).path
 
     def act(log: Log) -> None:

@@ -104,7 +104,7 @@ def _default_files(directory: str) -> Iterator[str]:
 
 def _refuse_others(path: str, status: os.stat_result) -> None:
     if why := who_could_change(status):
-        raise ConfigurationError(path, None, f"{why}, and could have criu do anything")
+        raise ConfigurationError(path, None, why)
 
 
 def _parsed(file: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 In the directory of a pod are
 
     ipc/        what the namespace holds: a set of images
-    NAME/       what the runtime has dumped of a container: CRIU's images, detached (see detach.py)
+    NAME/       what the runtime has dumped of a container: CRIU's images, detached (see detach.py); where its runtime
+                has them elsewhere, as in an archive, nothing: criu's hook has detached them (see podnote.py)
 
 A dump freezes the cgroup of each container, dumps the namespace, has the runtime checkpoint one container after the
 other, and detaches each. A restore makes the objects and has the runtime restore the containers, which find them there.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from . import cgroups, detach, freeze, imageset, interrupts, libc, namespace, owners, var
+from . import cgroups, detach, freeze, imageset, interrupts, libc, namespace, owners, podnote, var
 from .cgroups import Cgroup
 from .companion import ours
 from .dump import Dumped
@@ -85,16 +86,17 @@ def dump(
             os.path.join(place, IPC), source, frozen=sees_all, when_read=others.expect_idle, progress=progress
         )
         if command:
-            with source.locked(), _segments_kept(source):
-                pod = detach.pod(os.path.join(place, IPC))
+            images = os.path.join(place, IPC)
+            with source.locked(), _segments_kept(source), podnote.written(source.inode, images) as note:
+                pod = detach.pod(images)
                 for name in containers:
                     try:
-                        _checkpoint(name, os.path.join(place, name), command, pod)
+                        where = _checkpoint(name, os.path.join(place, name), command, pod, note)
                     except IpcimgError as error:
                         before = f"; {listed(done)} had been checkpointed before" if done else ""
                         raise CommandError(f"container {name}: {error}{before}") from error
                     done.append(name)
-                    told(f"checkpointed container {name} into {os.path.join(place, name)}")
+                    told(f"checkpointed container {name} into {where}")
         if leave_frozen:
             stopped.clear()
     return dumped
@@ -234,10 +236,20 @@ def _segments_kept(source: namespace.IpcNamespace) -> Iterator[None]:
                 inside.close()
 
 
-def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod) -> None:
+def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, note: podnote.Note) -> str:
+    """Have the runtime checkpoint a container, and detach it, unless a hook has; gives where it was dumped."""
+    before = len(note.detached)
     with _made(place):
         _run(command, name, place)
-        detach.detach(place, pod)
+        if os.listdir(place):
+            detach.detach(place, pod)
+            return place
+        if len(note.detached) == before:
+            raise CommandError(
+                f"nothing is in {place}, and no `ipcimg hook` of criu's has detached what was dumped elsewhere"
+            )
+        os.rmdir(place)
+    return f"a place of its runtime's, where criu's hook has detached {note.detached[-1]}"
 
 
 # ---- restore -------------------------------------------------------------------------------
@@ -254,7 +266,8 @@ def restore(
 ) -> Restored:
     """Make what a pod's namespace held in another one, then run the command for each container: see dump().
 
-    containers are their names, by default all in the directory; each has to be detached from this pod. Segments that
+    containers are their names, by default all in the directory; each has to be detached from this pod, unless its
+    runtime has it elsewhere. Segments that
     only attachments keep alive are kept by a holder until somebody has attached them. told is called
     with a line for each container. If a command fails, what was made stays, since containers may use it. Raises an
     IpcimgError.
@@ -271,6 +284,8 @@ def restore(
         raise DirectoryError(f"{place}: no container was dumped into it")
     pod = detach.pod_digest(images)
     for name in names:
+        if containers and not os.path.lexists(os.path.join(place, name)):
+            continue  # its runtime has it elsewhere; where it is not detached criu fails at what is there already
         if detach.detached_from(os.path.join(place, name)) != pod:
             raise DirectoryError(
                 f"container {name}: {os.path.join(place, name)} is not detached from {images}; "
@@ -291,7 +306,8 @@ def restore(
                         f"container {name}: {error}; the objects of the pod are there{before}"
                     ) from error
                 done.append(name)
-                told(f"restored container {name} from {os.path.join(place, name)}")
+                where = os.path.join(place, name)
+                told(f"restored container {name}{f' from {where}' if os.path.isdir(where) else ''}")
         finally:
             # criu has set it to 0 with each container. Nothing is destroyed by it that the holder has attached.
             with (

@@ -25,13 +25,13 @@ COMMANDS = {name for name in MODULES if name.startswith("commands.")}  # of ipci
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
     *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "create", "hold", "preflight"),
-    *("notes", "journal", "turn", "turning", "cgroups"),
+    *("notes", "journal", "turn", "turning", "cgroups", "podnote"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
 IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory", "detach"}
 JSON = {"jsonfields", "critjson", "encode"}
-HOOK = {"hook", "hookconfig", "hooklog"}
+HOOK = {"hook", "hookconfig", "hooklog", "hookpod"}
 TOGETHER = {"dump", "restore", "pod", "recover", "check", "cli", "commandline", "logfile", "__init__"} | HOOK | COMMANDS
 
 

@@ -27,6 +27,8 @@ from ..commands import IPCIMG, SHOW, ipcimg, refused, run
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.slow  # nothing here is another on another kernel
+
 SCHEMA = json.loads((Path(__file__).parent.parent.parent / "docs" / "ipcimg-report.schema.json").read_text())
 OF_A_SET = ("ipcns-", "pagemap-", "pages-", "ipcimg-manifest-")
 

@@ -195,7 +195,7 @@ def test_read_only_disk(dumped: Path, source: Namespace, small_disk: Path) -> No
 @pytest.mark.exhaustive
 def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, signum: int) -> None:
     """A signal in the middle: the dump leaves no directory, the restore an empty namespace with its settings."""
-    source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(1000)])
+    source.do(lambda: [oracle.queue(messages=[(1, b"m" * 100)] * 100) for _ in range(4000)])
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     before = target.do(oracle.variables)
 
@@ -211,7 +211,7 @@ def test_signals_undo(source: Namespace, target: Namespace, tmp_path: Path, sign
         assert child.returncode == 128 + signum
         assert errors == f"ipcimg: Error: ended by {signal.Signals(signum).name}\n"
 
-    started = tmp_path / "e" / ".ipcimg-1.tmp" / "ipcns-msg-1.img"
+    started = tmp_path / "e" / ".ipcimg-1.tmp"
     interrupt("dump", "-t", source.pid, "-D", tmp_path / "e", once=started.exists)
     assert not (tmp_path / "e").exists()
     interrupt("restore", "-t", target.pid, "-D", tmp_path / "d", once=lambda: len(target.do(tables)[0]) > 10)

@@ -16,6 +16,8 @@ from . import oracle
 from .oracle import Namespace
 from .test_round_trip import fill
 
+pytestmark = pytest.mark.slow  # nothing here is another on another kernel
+
 MIB = 1 << 20
 PACK = {"tar": "cf", "tar.gz": "czf"}
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,22 +46,94 @@ def until(what: Callable[[], bool], why: str) -> None:
         time.sleep(0.05)
 
 
-class Pod:
-    """A sandbox and the containers in it, wherever they are at present."""
+class Talk:
+    """The containers of a pod, and what they tell by the namespace that they share."""
 
-    def __init__(self, scratch: Path, plain: bool) -> None:
-        self.scratch, self.directory, self.bundles = scratch, scratch / "dump", scratch / "bundles"
-        self.plain = plain
+    sandbox: oracle.Enterable
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch, self.directory = scratch, scratch / "dump"
         programs = scratch / "bin"
         programs.mkdir()
         (programs / "ipcimg").write_text(f'#!/bin/sh\nexec {IPCIMG[0]} -c "{IPCIMG[2]}" "$@"\n')
         (programs / "ipcimg").chmod(0o755)
         self.path = f"{programs}:{os.environ['PATH']}"
+
+    def variables(self) -> dict[str, str]:
+        """What the commands of the document know."""
+        raise NotImplementedError
+
+    def logs(self) -> Iterable[Path]:
+        """What criu has logged."""
+        return (*self.directory.glob("*/dump.log"), *self.directory.glob("*/restore.log"))
+
+    def run(self, script: str) -> str:
+        """Run commands; gives what they have said. The containers inherit no pipe of ours."""
+        said = self.scratch / "said"
+        environment = os.environ | {"PATH": self.path, **self.variables()}
+        with said.open("w") as output:
+            done = subprocess.run(
+                ["bash", "-euc", script],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=ROOT,
+                check=False,
+                timeout=_TIMEOUT,
+            )
+        text = said.read_text()
+        if done.returncode:
+            for log in self.logs():
+                text += "".join(f"{log}: {line}\n" for line in log.read_text().splitlines() if "Error" in line)
+            raise AssertionError(f"status {done.returncode}\n{text}")
+        return text
+
+    def set(self) -> int:
+        """The id of the set by which the containers take turns, or -1."""
+        sets = self.sandbox.do(lambda: oracle.table("sem"))
+        return next((semid for semid, row in sets.items() if row["key"] == KEY), -1)
+
+    def rounds(self) -> int:
+        values = self.sandbox.do(lambda: oracle.values(self.set(), 4))
+        assert values[WRONG] == 0, f"talk.c:{values[WRONG]}"
+        return values[ROUNDS]
+
+    def goes_on(self) -> None:
+        """Wait until the containers have talked for some more rounds, each of which they verify."""
+        until(lambda: self.set() >= 0, "the containers have not begun")
+        before = self.rounds()
+        until(lambda: (self.rounds() - before) % 32768 >= 20, f"the containers have stopped at round {before}")
+
+    def ids(self) -> dict[str, list[int]]:
+        return self.sandbox.do(lambda: {kind: list(oracle.table(kind)) for kind in ("shm", "msg", "sem")})
+
+    def attachments(self) -> list[tuple[int, bool]]:
+        """Of each segment the number of attachments, and whether it was removed."""
+        table = self.sandbox.do(lambda: oracle.table("shm"))
+        return [(row["nattch"], bool(row["perms"] & 0o1000)) for row in table.values()]
+
+    def until_attached(self, attached: list[tuple[int, bool]]) -> None:
+        until(lambda: self.attachments() == attached, f"attachments: {self.attachments()}, not {attached}")
+
+
+class Pod(Talk):
+    """A sandbox and the containers of runc in it, wherever they are at present."""
+
+    sandbox: oracle.Namespace
+
+    def __init__(self, scratch: Path, plain: bool) -> None:
+        super().__init__(scratch)
+        self.plain, self.bundles = plain, scratch / "bundles"
         for name in NAMES:
             rootfs = self.bundles / name / "rootfs"
             (rootfs / "proc").mkdir(parents=True)
             shutil.copy(PROGRAM, rootfs)
         self.sandbox = self._new_sandbox()
+
+    def variables(self) -> dict[str, str]:
+        pids = {name.upper(): str(pid) for name, pid in self.containers().items()}
+        return {"SANDBOX": str(self.sandbox.pid), "DIR": str(self.directory), "BUNDLES": str(self.bundles), **pids}
 
     def _new_sandbox(self) -> oracle.Namespace:
         """As an orchestrator: a process that keeps a namespace, and bundles that name it."""
@@ -96,35 +168,6 @@ class Pod:
     def _everything_else() -> tuple[object, ...]:
         return tuple(oracle.table(kind) for kind in ("shm", "msg", "sem"))
 
-    def run(self, script: str) -> str:
-        """Run commands; gives what they have said. The containers inherit no pipe of ours."""
-        said = self.scratch / "said"
-        pids = self.containers()
-        environment = os.environ | {
-            "PATH": self.path,
-            "SANDBOX": str(self.sandbox.pid),
-            "DIR": str(self.directory),
-            "BUNDLES": str(self.bundles),
-            **{name.upper(): str(pid) for name, pid in pids.items()},
-        }
-        with said.open("w") as output:
-            done = subprocess.run(
-                ["bash", "-euc", script],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                cwd=ROOT,
-                check=False,
-                timeout=_TIMEOUT,
-            )
-        text = said.read_text()
-        if done.returncode:
-            for log in (*self.directory.glob("*/dump.log"), *self.directory.glob("*/restore.log")):
-                text += "".join(f"{log}: {line}\n" for line in log.read_text().splitlines() if "Error" in line)
-            raise AssertionError(f"status {done.returncode}\n{text}")
-        return text
-
     def containers(self) -> dict[str, int]:
         """The containers that runc knows, and their first processes."""
         listed = subprocess.run(["runc", "list", "--format", "json"], capture_output=True, text=True, check=True)
@@ -134,30 +177,6 @@ class Pod:
         for name in NAMES:
             self.run(f'runc run --detach --bundle "$BUNDLES/{name}" {name}')
         self.goes_on()
-
-    def set(self) -> int:
-        """The id of the set by which the containers take turns, or -1."""
-        sets = self.sandbox.do(lambda: oracle.table("sem"))
-        return next((semid for semid, row in sets.items() if row["key"] == KEY), -1)
-
-    def rounds(self) -> int:
-        values = self.sandbox.do(lambda: oracle.values(self.set(), 4))
-        assert values[WRONG] == 0, f"talk.c:{values[WRONG]}"
-        return values[ROUNDS]
-
-    def goes_on(self) -> None:
-        """Wait until the containers have talked for some more rounds, each of which they verify."""
-        until(lambda: self.set() >= 0, "the containers have not begun")
-        before = self.rounds()
-        until(lambda: (self.rounds() - before) % 32768 >= 20, f"the containers have stopped at round {before}")
-
-    def ids(self) -> dict[str, list[int]]:
-        return self.sandbox.do(lambda: {kind: list(oracle.table(kind)) for kind in ("shm", "msg", "sem")})
-
-    def attachments(self) -> list[tuple[int, bool]]:
-        """Of each segment the number of attachments, and whether it was removed."""
-        table = self.sandbox.do(lambda: oracle.table("shm"))
-        return [(row["nattch"], bool(row["perms"] & 0o1000)) for row in table.values()]
 
     def close(self) -> None:
         for name in NAMES:
@@ -205,7 +224,7 @@ def check_moved(pod: Pod, before: dict[str, list[int]], attached: list[tuple[int
     """The containers go on, with all that they had, and nobody has anything more."""
     pod.goes_on()
     assert pod.ids() == before
-    until(lambda: pod.attachments() == attached, f"attachments: {pod.attachments()}, not {attached}")
+    pod.until_attached(attached)
     pod.sandbox.do(others_are_there)
     assert pod.containers().keys() == set(NAMES)
 
@@ -245,6 +264,7 @@ def test_without_segments_and_plugin(tmp_path: Path) -> None:
         check_moved(pod, before, attached)
 
 
+@pytest.mark.slow
 def test_going_on(plugin: Path, tmp_path: Path) -> None:
     """The containers go on where they are; when they have ended they are restored as they were."""
     with a_pod(tmp_path) as pod:
@@ -259,6 +279,7 @@ def test_going_on(plugin: Path, tmp_path: Path) -> None:
         check_moved(pod, before, attached)
 
 
+@pytest.mark.slow
 def test_step_by_step(plugin: Path, tmp_path: Path) -> None:
     with a_pod(tmp_path) as pod:
         before, attached = pod.ids(), pod.attachments()
@@ -269,6 +290,7 @@ def test_step_by_step(plugin: Path, tmp_path: Path) -> None:
         check_moved(pod, before, attached)
 
 
+@pytest.mark.slow
 def test_segments_without_the_plugin(built: Path, tmp_path: Path) -> None:
     """It fails, and says so. With a bad list so does the plugin, by lines that runc shows; with a good one it works."""
     with a_pod(tmp_path) as pod:
@@ -296,6 +318,7 @@ def test_segments_without_the_plugin(built: Path, tmp_path: Path) -> None:
         PLUGIN.unlink()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_fails(plugin: Path, tmp_path: Path) -> None:
     """All go on as if nothing had been."""
     with a_pod(tmp_path) as pod:

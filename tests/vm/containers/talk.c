@@ -5,6 +5,7 @@
  *
  *   talk first [plain]     makes the objects; plain: without segments
  *   talk second [plain]
+ *   talk                   sleeps: for who keeps the namespace
  *
  * The set tells how it is: whose turn it is, [0] for the first and [1] for the second; [2] the number of rounds, modulo
  * 32768; [3] the line in this file at which something was wrong, or 0.
@@ -105,6 +106,8 @@ static unsigned char *attach(int id)
 int main(int argc, char **argv)
 {
 	unsigned char *segments[2] = { NULL, NULL };
+	while (argc < 2)
+		pause();
 	bool first = !strcmp(argv[1], "first"), plain = argc > 2;
 	int id;
 

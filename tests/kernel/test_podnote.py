@@ -1,0 +1,166 @@
+"""Containers whose runtime has its images elsewhere, and packs them at once: criu's hook detaches them before."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipcimg import podnote
+from ipcimg.errors import DirectoryError
+from tests.commands import IPCIMG, ipcimg, refused, run, same
+
+from . import oracle
+from .oracle import Namespace
+from .test_pod import NAMES, Containers, hierarchy, version
+
+__all__ = ["hierarchy", "version"]  # fixtures
+
+
+@pytest.fixture
+def pod(source: Namespace, hierarchy: Path, version: int, tmp_path: Path) -> Iterator[Containers]:
+    source.do(some_objects)
+    made = Containers(source, hierarchy, version, tmp_path)
+    made.prepare()
+    yield made
+    made.close()
+
+
+def some_objects() -> None:
+    oracle.queue(0x1, messages=[(3, b"one")], wanted=99)
+    oracle.segment(0x3, 9000, [(5000, b"content")], wanted=97)
+
+
+def place(pod: Containers, name: str) -> Path:
+    """Where the runtime has the images of a container."""
+    return pod.scratch / "runtime" / name
+
+
+def runtime(pod: Containers, *, hook: bool = True) -> list[str]:
+    """The command of a runtime that dumps elsewhere, and whose criu calls the hook."""
+    for name, process in pod.processes.items():
+        place(pod, name).mkdir(parents=True)
+        (pod.scratch / f"pid-{name}").write_text(str(process.pid))
+    (pod.scratch / "hook.toml").touch()
+    (pod.scratch / "hook.toml").chmod(0o644)
+    script = f'set -e; cd {pod.scratch}; cp prepared/* "runtime/$1"; exec 9<"runtime/$1"; '
+    if hook:
+        script += (
+            'CRTOOLS_SCRIPT_ACTION=post-dump CRTOOLS_IMAGE_DIR=/proc/$$/fd/9 CRTOOLS_INIT_PID=$(cat "pid-$1") '
+            f"PYTHONPATH={shlex.quote(os.getcwd())} {shlex.join([*IPCIMG, 'hook'])} --config hook.toml"
+        )
+    return ["--", "sh", "-c", script, "sh", "{}"]
+
+
+def hook_said(pod: Containers, name: str) -> str:
+    return (place(pod, name) / "ipcimg-hook.log").read_text()
+
+
+def at_post_setup_namespaces(pod: Containers, name: str, pid: int, *, status: int = 0) -> str:
+    """What the hook says when criu has set up the namespaces of a container."""
+    fd = os.open(place(pod, name), os.O_RDONLY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRTOOLS_SCRIPT_ACTION", "post-setup-namespaces")
+        patch.setenv("CRTOOLS_IMAGE_DIR", f"/proc/{os.getpid()}/fd/{fd}")
+        patch.setenv("CRTOOLS_INIT_PID", str(pid))
+        said = run(IPCIMG, "hook", "--config", pod.scratch / "hook.toml", status=status).stderr
+    os.close(fd)
+    return said
+
+
+def test_detached_by_the_hook(pod: Containers, target: Namespace) -> None:
+    said = ipcimg(*pod.dump_arguments(*runtime(pod))).stdout.splitlines()
+    assert sorted(path.name for path in pod.directory.iterdir()) == ["ipc"]
+    for name, line in zip(NAMES, said, strict=False):
+        where = place(pod, name)
+        assert line == (
+            f"checkpointed container {name} into a place of its runtime's, where criu's hook has detached {where}"
+        )
+        assert (where / "ipcimg-segments").read_text() == "97 9000\n"
+        assert not (where / "ipcns-shm-11.img").exists()
+        assert f"CRIU's images are detached from {pod.directory}/ipc, where their pod is dumped" in hook_said(pod, name)
+    assert list(Path(podnote.DIRECTORY).glob("pod-*")) == []
+
+    missing = at_post_setup_namespaces(pod, "first", target.pid, status=1)
+    assert missing.endswith(
+        "post-setup-namespaces: message queue 99, shared memory segment 97: of the pod, and not there; `ipcimg pod "
+        "restore` comes before its containers\n"
+    )
+    containers = [f"--container={name}" for name in NAMES]
+    said = ipcimg(
+        "pod", "restore", "-t", target.pid, "-D", pod.directory, *containers, "--", "true"
+    ).stdout.splitlines()
+    assert said[:2] == [f"restored container {name}" for name in NAMES]
+    same(pod.directory / "ipc", f"ns:{target.pid}")
+    there = at_post_setup_namespaces(pod, "first", target.pid)
+    assert "the 2 objects of the pod, from which CRIU's images are detached, are there" in there
+
+
+def test_the_hook_refuses_what_differs(pod: Containers) -> None:
+    """And so does the one who dumps the pod: the runtime's criu has failed."""
+    command = runtime(pod)
+    pod.namespace.do(lambda: oracle.send(99, 4, b"since then"))
+    of_the_hook, line = run(IPCIMG, *pod.dump_arguments(*command), status=1).stderr.splitlines()
+    assert "is not of the moment of the pod" in of_the_hook
+    assert line.startswith("ipcimg: Error: container first: `sh -c ")
+    assert line.endswith("ended with status 1")
+    assert "is not of the moment of the pod" in hook_said(pod, "first")
+    assert (place(pod, "first") / "ipcns-shm-11.img").exists()
+    assert pod.frozen() == []
+
+
+def test_no_hook(pod: Containers) -> None:
+    line = refused(*pod.dump_arguments(*runtime(pod, hook=False)))
+    assert line == (
+        f"container first: nothing is in {pod.directory}/first, and no `ipcimg hook` of criu's has detached what was "
+        "dumped elsewhere"
+    )
+    assert pod.frozen() == []
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(podnote, "DIRECTORY", str(tmp_path / "notes"))
+    return tmp_path / "notes"
+
+
+def test_note(directory: Path) -> None:
+    with podnote.found(5) as none:
+        assert none is None
+    strange = "/a\nplace\udcff"
+    with podnote.written(5, strange) as note:
+        with podnote.found(5) as seen, podnote.found(6) as other:
+            assert other is None
+            assert seen is not None
+            assert seen.images == strange
+            seen.add("/first")
+            seen.add("/second")
+        assert note.detached == ["/first", "/second"]
+        with pytest.raises(DirectoryError, match="another dump of this pod is running"), podnote.written(5, "/x"):
+            pass
+        assert note.images == strange
+    assert list(directory.iterdir()) == []
+
+
+def test_note_of_one_that_was_killed(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    (directory / "pod-5").write_bytes(b"/left\0\n/first\0\n")
+    with podnote.found(5) as none:
+        assert none is None
+    with podnote.written(5, "/new") as note:
+        assert (note.images, note.detached) == ("/new", [])
+
+
+def test_directory_that_others_can_write(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(DirectoryError, match=r"others can write it \(mode 0777\)"), podnote.written(5, "/x"):
+        pass
+    directory.chmod(0o700)
+    with podnote.written(5, "/x"):
+        directory.chmod(0o777)
+        with pytest.raises(DirectoryError, match="others can write it"), podnote.found(5):
+            pass
