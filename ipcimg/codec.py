@@ -857,7 +857,9 @@ def encode_inventory(file: BinaryIO) -> None:
     Writer(file, _MAGIC_OF["INVENTORY"], first=None).entry(entry.SerializeToString())
 
 
-def encode_dump_stats(file: BinaryIO, *, freezing: float, frozen: float, collecting: float, pages_written: int) -> None:
+def encode_dump_stats(
+    file: BinaryIO, *, freezing: float, frozen: float, collecting: float, pages_written: int, pages_inherited: int
+) -> None:
     """Write the whole of a stats-dump, with the mark that it is ours. Times are seconds."""
     dump = criu.dump_stats_entry(
         freezing_time=_microseconds(freezing),
@@ -868,6 +870,7 @@ def encode_dump_stats(file: BinaryIO, *, freezing: float, frozen: float, collect
         pages_skipped_parent=0,
         pages_written=0,
         pages_lazy=0,
+        shpages_skipped_parent=pages_inherited,
         shpages_written=pages_written,
     )
     _encode_stats(file, criu.stats_entry(dump=dump))

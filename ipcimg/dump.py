@@ -127,13 +127,14 @@ def dump(
                 replacement.refuse_unfit(out.directory, out.ns_id)
             # Whoever was stopped goes on by now; what takes longest, to have everything on the disk, comes after this.
             linked = None if compared is None else compared.link_from(out)
+            inherited = 0 if linked is None else linked.pages
             imageset.finish(out, counts, selection=only, consistency=found.consistency, parent=linked)
             if not criu_set:
-                inventory.accompany(out, watch, counts)
+                inventory.accompany(out, watch, counts, inherited)
         if found.consistency is None:
             raise AssertionError("living() has ended without a verdict")
         files = {name: file.size for name, file in out.files.items()}
-        return Dumped(counts, found.consistency, out.ns_id, files, 0 if linked is None else linked.pages)
+        return Dumped(counts, found.consistency, out.ns_id, files, inherited)
 
     if parent is not None and criu_exact:
         raise ValueError("CRIU writes all pages of segments again, whatever its parent has")
@@ -141,8 +142,8 @@ def dump(
     if criu_set and (criu_exact or allow_inconsistent or only != EVERYTHING):
         raise ValueError("a dump of CRIU's takes a whole set of one moment, which any version of it can read")
     if places.is_url(url := os.fspath(directory)):
-        if criu_set:
-            raise ValueError("a dump of CRIU's is in a directory of this machine")
+        if criu_set or parent is not None:
+            raise ValueError("a dump of CRIU's, and one with a parent, is in a directory of this machine")
         from . import delivery
 
         destination: delivery.Destination
@@ -169,6 +170,7 @@ def dump(
                 allow_inconsistent=allow_inconsistent,
                 peek_only=peek_only,
                 first_pages_id=first_pages_id,
+                when_read=when_read,
                 progress=progress,
                 durable=False,
             )

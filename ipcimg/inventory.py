@@ -16,8 +16,11 @@ from .stopwatch import Stopwatch
 _COLLECTING = ("segments", "queues", "semaphores")  # stages of a dump
 
 
-def accompany(out: NewSet, watch: Stopwatch, counts: Counts) -> None:
-    """Have them come along with a new set, unless the dump in its directory is CRIU's. Raises DirectoryError."""
+def accompany(out: NewSet, watch: Stopwatch, counts: Counts, inherited: int) -> None:
+    """Have them come along with a new set, unless the dump in its directory is CRIU's. Raises DirectoryError.
+
+    inherited is how many of the pages are in its parent.
+    """
     if not out.directory.has(INVENTORY):
         with out.beside(INVENTORY) as file:
             codec.encode_inventory(file)
@@ -29,7 +32,8 @@ def accompany(out: NewSet, watch: Stopwatch, counts: Counts) -> None:
             freezing=watch.freezing,
             frozen=watch.frozen,
             collecting=sum(watch.stages.get(stage, 0.0) for stage in _COLLECTING),
-            pages_written=counts.pages,
+            pages_written=counts.pages - inherited,
+            pages_inherited=inherited,
         )
 
 

@@ -566,7 +566,10 @@ def test_what_crit_finds_beside_the_images(source: Namespace, target: Namespace,
     assert times["frozen_time"] == int(seconds["frozen"] * 1e6)
     assert 0 < times["memdump_time"] < times["frozen_time"]
     zeros = dict.fromkeys(("memwrite_time", "pages_scanned", "pages_skipped_parent", "pages_written", "pages_lazy"), 0)
-    assert entry["dump"] == {**zeros, "shpages_written": 2}
+    assert entry["dump"] == {**zeros, "shpages_skipped_parent": 0, "shpages_written": 2}
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "e", "--parent", tmp_path / "d")
+    [entry] = decoded(tmp_path / "e" / "stats-dump")["entries"]
+    assert (entry["dump"]["shpages_skipped_parent"], entry["dump"]["shpages_written"]) == (2, 0)
     done = ipcimg("restore", "-t", target.pid, "-D", tmp_path / "d", "--report", "-")
     [entry] = decoded(tmp_path / "d" / "stats-restore")["entries"]
     assert 0 < entry["restore"].pop("restore_time") <= report(done.stdout)["seconds"]["total"] * 1e6
