@@ -4,7 +4,7 @@ In the directory of a pod are
 
     ipc/        what the namespace holds: a set of images
     NAME/       what the runtime has dumped of a container: CRIU's images, detached (see detach.py); where its runtime
-                has them elsewhere, as in an archive, nothing: criu's hook has detached them (see podnote.py)
+                has them elsewhere, as in an archive, a file that tells where a hook has detached them (podnote.py)
 
 A dump freezes the cgroup of each container, dumps the namespace, has the runtime checkpoint one container after the
 other, and detaches each. A restore makes the objects and has the runtime restore the containers, which find them there.
@@ -32,6 +32,7 @@ from .restore import restore as restore_namespace
 from .turning import segments_kept
 
 IPC = "ipc"  # the directory of the set, beside those of the containers
+_ELSEWHERE = "ipcimg-elsewhere"  # in the directory of a container
 _PLACES = re.compile(r"\{(?:dir)?\}")  # in a command
 _PATIENCE = 2.0  # seconds for a process of the sandbox to fall asleep
 _ENDED = 10.0  # seconds for a command to end when it is told to
@@ -66,7 +67,8 @@ def dump(
     which has to sleep meanwhile. command is run for each, with {} replaced by its name and {dir} by its
     directory, while all are frozen, in the IPC namespace of the caller; when it has ended with status 0
     the container is detached. told is called with a line for each. At the end whatever is still there goes on,
-    or stays frozen with leave_frozen; on any error it goes on, also if we are killed. Raises an IpcimgError.
+    or stays frozen with leave_frozen; on any error it goes on, also if we are killed, and what was dumped is removed,
+    unless a container was checkpointed already. Raises an IpcimgError.
     """
     place = os.path.abspath(directory)
     if source.is_initial:
@@ -87,6 +89,8 @@ def dump(
         )
         if command:
             images = os.path.join(place, IPC)
+            unless_needed = stack.enter_context(contextlib.ExitStack())
+            unless_needed.callback(_remove, images)
             with source.locked(), _segments_kept(source), podnote.written(source.inode, images) as note:
                 pod = detach.pod(images)
                 for name in containers:
@@ -96,10 +100,19 @@ def dump(
                         before = f"; {listed(done)} had been checkpointed before" if done else ""
                         raise CommandError(f"container {name}: {error}{before}") from error
                     done.append(name)
+                    unless_needed.pop_all()  # the container may have ended by that
                     told(f"checkpointed container {name} into {where}")
         if leave_frozen:
             stopped.clear()
     return dumped
+
+
+def _remove(directory: str) -> None:
+    """Remove a set of ours, with its directory."""
+    import shutil
+
+    with interrupts.deferred():
+        shutil.rmtree(directory)
 
 
 def _refuse_names(containers: Mapping[str, int]) -> None:
@@ -248,8 +261,10 @@ def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, 
             raise CommandError(
                 f"nothing is in {place}, and no `ipcimg hook` of criu's has detached what was dumped elsewhere"
             )
-        os.rmdir(place)
-    return f"a place of its runtime's, where criu's hook has detached {note.detached[-1]}"
+        where = note.detached[-1]
+        with open(os.path.join(place, _ELSEWHERE), "w", errors="surrogateescape") as file:
+            file.write(f"{where}\n")
+    return f"a place of its runtime's, where criu's hook has detached {where}"
 
 
 # ---- restore -------------------------------------------------------------------------------
@@ -266,11 +281,10 @@ def restore(
 ) -> Restored:
     """Make what a pod's namespace held in another one, then run the command for each container: see dump().
 
-    containers are their names, by default all in the directory; each has to be detached from this pod, unless its
-    runtime has it elsewhere. Segments that
-    only attachments keep alive are kept by a holder until somebody has attached them. told is called
-    with a line for each container. If a command fails, what was made stays, since containers may use it. Raises an
-    IpcimgError.
+    containers are their names, by default all in the directory; each has to be detached from this pod, here or where
+    its runtime had it. Segments that only attachments keep alive are kept by a holder until somebody has attached them.
+    told is called with a line for each container. If a command fails, what was made stays, since containers may use it.
+    Raises an IpcimgError.
     """
     place = os.path.abspath(directory)
     images = os.path.join(place, IPC)
@@ -284,8 +298,8 @@ def restore(
         raise DirectoryError(f"{place}: no container was dumped into it")
     pod = detach.pod_digest(images)
     for name in names:
-        if containers and not os.path.lexists(os.path.join(place, name)):
-            continue  # its runtime has it elsewhere; where it is not detached criu fails at what is there already
+        if os.path.exists(os.path.join(place, name, _ELSEWHERE)):
+            continue
         if detach.detached_from(os.path.join(place, name)) != pod:
             raise DirectoryError(
                 f"container {name}: {os.path.join(place, name)} is not detached from {images}; "
@@ -306,8 +320,7 @@ def restore(
                         f"container {name}: {error}; the objects of the pod are there{before}"
                     ) from error
                 done.append(name)
-                where = os.path.join(place, name)
-                told(f"restored container {name}{f' from {where}' if os.path.isdir(where) else ''}")
+                told(f"restored container {name} from {os.path.join(place, name)}")
         finally:
             # criu has set it to 0 with each container. Nothing is destroyed by it that the holder has attached.
             with (

@@ -22,6 +22,9 @@ from tests.test_criudump import ids, inventory
 from . import oracle
 from .oracle import Namespace
 
+# A process that sleeps for 0.2 ms is never seen asleep on an emulated processor; tests/vm has a real runtime there.
+pytestmark = pytest.mark.slow
+
 NAMES = ("first", "second")
 N = 11  # the number of CRIU's set
 _TIMEOUT = 30  # seconds
@@ -346,7 +349,7 @@ def test_command_that_is_not_there(pod: Containers) -> None:
     assert fails(
         pod, "--", "/nowhere/runtime", "{}"
     ) == "container first: `/nowhere/runtime first`: /nowhere/runtime: " + ("No such file or directory")
-    assert [path.name for path in pod.directory.iterdir()] == ["ipc"]
+    assert not pod.directory.exists()
 
 
 def test_command_that_is_killed(pod: Containers) -> None:
@@ -361,7 +364,9 @@ def test_checkpoint_of_another_moment(pod: Containers) -> None:
 
 
 def test_command_that_leaves_no_images(pod: Containers) -> None:
-    assert "there is no inventory.img in it" in fails(pod, "--", "true")
+    nothing = f"container first: nothing is in {pod.directory}/first, and no `ipcimg hook` of criu's has detached"
+    assert fails(pod, "--", "true").startswith(nothing)
+    assert "there is no inventory.img in it" in fails(pod, "--", "touch", "{dir}/something")
 
 
 def test_somebody_else_in_the_namespace(pod: Containers) -> None:

@@ -17,6 +17,8 @@ from . import oracle
 from .oracle import Namespace
 from .test_pod import NAMES, Containers, hierarchy, version
 
+pytestmark = pytest.mark.slow  # nothing here is another on another kernel
+
 __all__ = ["hierarchy", "version"]  # fixtures
 
 
@@ -73,9 +75,10 @@ def at_post_setup_namespaces(pod: Containers, name: str, pid: int, *, status: in
 
 def test_detached_by_the_hook(pod: Containers, target: Namespace) -> None:
     said = ipcimg(*pod.dump_arguments(*runtime(pod))).stdout.splitlines()
-    assert sorted(path.name for path in pod.directory.iterdir()) == ["ipc"]
+    assert sorted(path.name for path in pod.directory.iterdir()) == ["first", "ipc", "second"]
     for name, line in zip(NAMES, said, strict=False):
         where = place(pod, name)
+        assert (pod.directory / name / "ipcimg-elsewhere").read_text() == f"{where}\n"
         assert line == (
             f"checkpointed container {name} into a place of its runtime's, where criu's hook has detached {where}"
         )
@@ -89,11 +92,8 @@ def test_detached_by_the_hook(pod: Containers, target: Namespace) -> None:
         "post-setup-namespaces: message queue 99, shared memory segment 97: of the pod, and not there; `ipcimg pod "
         "restore` comes before its containers\n"
     )
-    containers = [f"--container={name}" for name in NAMES]
-    said = ipcimg(
-        "pod", "restore", "-t", target.pid, "-D", pod.directory, *containers, "--", "true"
-    ).stdout.splitlines()
-    assert said[:2] == [f"restored container {name}" for name in NAMES]
+    said = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "true").stdout.splitlines()
+    assert said[:2] == [f"restored container {name} from {pod.directory}/{name}" for name in NAMES]
     same(pod.directory / "ipc", f"ns:{target.pid}")
     there = at_post_setup_namespaces(pod, "first", target.pid)
     assert "the 2 objects of the pod, from which CRIU's images are detached, are there" in there
