@@ -20,6 +20,8 @@ from ..commands import IPCIMG, SHOW, ipcimg, refused, run, same
 from . import oracle
 from .oracle import Namespace
 
+pytestmark = pytest.mark.slow  # tests/vm/test_precopy.py is for the other kernel
+
 PAGE = 4096
 PAGES = 700  # of the segment that changes: more than one piece
 SIZE = PAGES * PAGE - 1000  # bytes: it ends within a page

@@ -131,6 +131,7 @@ def test_beside(name: str, tmp_path: Path) -> None:
     assert "post-setup-namespaces: restored " in "\n".join(said(directory))
 
 
+@SLOW
 def test_joined_namespace(tmp_path: Path) -> None:
     """With --join-ns the namespace of setup-namespaces is thrown away, and that of post-setup-namespaces is final."""
     configure("dump.place = 'beside'")
@@ -147,6 +148,7 @@ def test_joined_namespace(tmp_path: Path) -> None:
         namespace.close()
 
 
+@SLOW
 def test_before_criu_dumps(tmp_path: Path) -> None:
     """A network namespace of their own has criu call at network-lock."""
     configure("dump = {place = 'beside', stage = 'network-lock'}")
@@ -168,7 +170,9 @@ def test_criu_fails_after_network_lock(tmp_path: Path) -> None:
     assert not (directory / "ipcimg.unfinished").exists()
 
 
-@pytest.mark.parametrize(("stage", "status"), [("pre-dump", 1), ("network-lock", 1), ("post-dump", 255)])
+@pytest.mark.parametrize(
+    ("stage", "status"), [pytest.param("pre-dump", 1, marks=SLOW), ("network-lock", 1), ("post-dump", 255)]
+)
 def test_hook_that_fails_at_a_dump(stage: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure("dump = {place = 'beside', stage = 'network-lock'}")
     monkeypatch.setenv("FAIL", stage)
@@ -180,7 +184,10 @@ def test_hook_that_fails_at_a_dump(stage: str, status: int, tmp_path: Path, monk
     assert not list(directory.glob("ipcimg*.img")) + list(directory.glob("ipcimg.*")) + list(directory.glob("ipcimg"))
 
 
-@pytest.mark.parametrize("stage", ["pre-restore", "setup-namespaces", "post-setup-namespaces"])
+@pytest.mark.parametrize(
+    "stage",
+    ["pre-restore", pytest.param("setup-namespaces", marks=SLOW), pytest.param("post-setup-namespaces", marks=SLOW)],
+)
 def test_hook_that_fails_at_a_restore(
     stage: str, dumped: tuple[Program, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

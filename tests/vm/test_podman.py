@@ -148,6 +148,7 @@ def test_moved(plugin: None, tmp_path: Path) -> None:
         assert pod.containers() == set(NAMES)
 
 
+@pytest.mark.slow
 def test_hook_below_a_runtime(tmp_path: Path) -> None:
     """This CRIU ends where a runtime and its configuration both want to be called: what the document says of it."""
     (ETC / "criu").mkdir(exist_ok=True)
