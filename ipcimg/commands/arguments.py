@@ -46,6 +46,12 @@ def add_directory(
     parser.add_argument("--ns-id", type=number, metavar="N", help="the number of the set: ipcns-*-N.img")
 
 
+def command_of(options: argparse.Namespace) -> list[str]:
+    """The COMMAND at the end of the line."""
+    command: list[str] = options.run_command
+    return command[1:] if command[:1] == ["--"] else command  # Python 3.13 leaves it out
+
+
 def add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-progress",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..commandline import DONE, number, report, say
@@ -114,7 +113,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             source,
             containers,
             sandbox=options.tree,
-            command=_command(options),
+            command=arguments.command_of(options),
             leave_frozen=options.leave_frozen,
             told=lambda line: report(parser, line),
             progress=progress,
@@ -131,7 +130,7 @@ def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             options.images_dir,
             target,
             options.container,
-            command=_command(options),
+            command=arguments.command_of(options),
             told=lambda line: report(parser, line),
             progress=progress,
         )
@@ -164,8 +163,3 @@ def _namespace(options: argparse.Namespace) -> IpcNamespace:
     if options.tree is None and options.ipc_ns is None:
         raise NamespaceError("the caller's own IPC namespace is that of no pod: name that of the sandbox, -t PID")
     return arguments.namespace_of(options)
-
-
-def _command(options: argparse.Namespace) -> Sequence[str]:
-    command: list[str] = options.run_command
-    return command[1:] if command[:1] == ["--"] else command  # Python 3.13 leaves it out

@@ -74,9 +74,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .. import interrupts, namespace, places
     from ..restore import restore
 
-    command: list[str] = options.run_command
-    if command[:1] == ["--"]:  # Python 3.13 leaves it out
-        command = command[1:]
+    command = arguments.command_of(options)
     if not options.new_ns and (options.pin is not None or command):
         parser.error("--pin and COMMAND go with --new-ns")
     if options.new_ns and options.pin is None and not command:
