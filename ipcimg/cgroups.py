@@ -1,7 +1,8 @@
-"""The cgroup of a container, of either version: its freezer stops all that is in it and below.
+"""Cgroups, of either version: the freezer stops all that is in one and below.
 
-Version 1 where the freezer's hierarchy is mounted, as runtimes choose; else version 2. A cgroup that we have frozen
-bears a mark, an extended attribute, by which it is thawed if we are killed: by a guardian, or by `ipcimg recover`.
+A container's is of version 1 where the freezer's hierarchy is mounted, as runtimes choose; else of version 2. A cgroup
+that we have frozen bears a mark, an extended attribute, by which it is thawed if we are killed: by a companion, or by
+`ipcimg recover`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .companion import Companion
@@ -24,6 +25,8 @@ _GONE = (errno.ENOENT, errno.ENODEV)
 _MARKS = {1: "trusted.ipcimg-frozen", 2: "user.ipcimg-frozen"}
 _CONTROLS = {1: "freezer.state", 2: "cgroup.freeze"}
 _WORDS = {1: ("THAWED", "FROZEN"), 2: ("0", "1")}
+
+Hierarchies = Mapping[int, str]  # by version: where it is mounted
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,9 +48,9 @@ class Cgroup:
         """Is it the other one, or above it?"""
         return f"{other.path}/".startswith(f"{self.path}/")
 
-    def is_asked(self) -> bool:
-        """Has somebody asked for it to be frozen?"""
-        return self._read(_CONTROLS[self.version]) not in ("", _WORDS[self.version][0])
+    def is_ours_to_freeze(self) -> bool:
+        """Can it be frozen, and has nobody else asked for that?"""
+        return self._read(_CONTROLS[self.version]) == _WORDS[self.version][0] or self.is_marked()
 
     def is_frozen(self) -> bool:
         """Is everything in it and below stopped?"""
@@ -90,30 +93,52 @@ def _may_be_gone(*more: int) -> Iterator[None]:
             raise
 
 
-def _hierarchies() -> dict[int, str]:
-    """Where the freezers of both versions are mounted, as far as the whole hierarchy can be seen."""
-    found: dict[int, str] = {}
-    with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
-        for line in mounts:
+def mounts() -> Iterator[tuple[int, str, str]]:
+    """Where freezers are mounted: the version, the cgroup that is shown there, "/" for all of them, and the place."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
             mount, _, filesystem = line.partition(" - ")
             kind, _, options = filesystem.split(maxsplit=2)
             root, place = mount.split()[3:5]
-            version = 2 if kind == "cgroup2" else 1
-            if root == "/" and (kind == "cgroup2" or (kind == "cgroup" and "freezer" in options.strip().split(","))):
-                found.setdefault(version, place)
+            if kind == "cgroup2" or (kind == "cgroup" and "freezer" in options.strip().split(",")):
+                yield 2 if kind == "cgroup2" else 1, root, place
+
+
+def hierarchies() -> Hierarchies:
+    """Where the freezers of both versions are mounted, as far as the whole hierarchy can be seen. Raises OSError."""
+    found: dict[int, str] = {}
+    for version, root, place in mounts():
+        if root == "/":
+            found.setdefault(version, place)
     return found
 
 
-def of_process(pid: int) -> Cgroup | None:
-    """The cgroup of a process that can be frozen; None for a root, and where it cannot be seen. Raises OSError."""
-    hierarchies = _hierarchies()
-    with open(f"/proc/{pid}/cgroup", errors="surrogateescape") as file:
+def of_thread(pid: int, tid: int, where: Hierarchies) -> Iterator[Cgroup]:
+    """The cgroups of a thread that can be frozen, of version 1 first; not roots, nor what cannot be seen.
+
+    Raises OSError.
+    """
+    with open(f"/proc/{pid}/task/{tid}/cgroup", errors="surrogateescape") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
     for number, controllers, path in lines:  # version 2 is the last line
         version = 1 if "freezer" in controllers.split(",") else 2 if number == "0" else 0
-        if version in hierarchies and path != "/" and not path.startswith("/.."):
-            return Cgroup(hierarchies[version] + path, version)
-    return None
+        if version in where and path != "/" and not path.startswith("/.."):
+            yield Cgroup(where[version] + path, version)
+
+
+def of_threads(threads: Mapping[int, Iterable[int]], where: Hierarchies) -> list[Cgroup]:
+    """Those of all threads of processes, each once, sorted. Raises OSError."""
+    found: set[Cgroup] = set()
+    for pid, tids in threads.items():
+        for tid in tids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found.update(of_thread(pid, tid, where))
+    return sorted(found)
+
+
+def of_process(pid: int) -> Cgroup | None:
+    """The cgroup by which a process can be frozen; None where there is none. Raises OSError."""
+    return next(of_thread(pid, pid, hierarchies()), None)
 
 
 @contextlib.contextmanager
@@ -123,13 +148,13 @@ def frozen(cgroups: Sequence[Cgroup]) -> Iterator[list[Cgroup]]:
     Gives those that are thawed at its end, or if we are killed; whoever empties the list leaves them frozen. Raises
     KernelError where one does not stop, when all are thawed.
     """
-    ours = [one for one in cgroups if not one.is_asked() or one.is_marked()]
+    ours = [one for one in cgroups if one.is_ours_to_freeze()]
     let_go = contextlib.ExitStack()
     try:
         with deferred(), doing("freezing the containers"):
-            guardian = Companion(lambda: None, lambda prepared, word: None if word == b"done" else _thaw(ours))
+            guardian = Companion(lambda: None, lambda prepared, word: None if word == b"done" else thaw(ours))
             let_go.callback(guardian.dismiss)
-            let_go.callback(_thaw, ours)
+            let_go.callback(thaw, ours)
             for one in ours:
                 one.mark()
                 one.set_frozen(True)
@@ -149,22 +174,10 @@ def frozen(cgroups: Sequence[Cgroup]) -> Iterator[list[Cgroup]]:
             let_go.close()
 
 
-def _thaw(cgroups: Iterable[Cgroup]) -> None:
-    """Thaw those of the cgroups that bear the mark. Raises OSError for one, when all others are thawed."""
+def thaw(cgroups: Iterable[Cgroup]) -> None:
+    """Thaw those of the cgroups that bear the mark, and take it off. Raises OSError for one, when all others are."""
     with contextlib.ExitStack() as all_of_them:
         for one in cgroups:
             if one.is_marked():
                 all_of_them.callback(one.unmark)
                 all_of_them.callback(one.set_frozen, False)
-
-
-def thaw_left(pids: Iterable[int]) -> list[str]:
-    """Thaw the cgroups of version 1 of these processes that bear the mark: which these are. Raises OSError."""
-    found: set[Cgroup] = set()
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            one = of_process(pid)
-            if one is not None and one.version == 1 and one.is_marked():
-                found.add(one)
-    _thaw(found)
-    return [one.path for one in sorted(found)]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import freeze, libc, namespace
+from . import cgroups, freeze, libc, namespace
 from .errors import IpcimgError, explain
 from .preset import Preset
 
@@ -266,8 +266,9 @@ def _pausing() -> int:
 
 
 def _cgroup2_mount() -> str:
-    for _, place in freeze.cgroup2_mounts():
-        return place
+    for version, _, place in cgroups.mounts():
+        if version == 2:
+            return place
     raise _Unsupported("no cgroup v2 hierarchy is mounted")
 
 

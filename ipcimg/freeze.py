@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import cgroups, libc
+from .cgroups import Cgroup, Hierarchies
 from .companion import Companion, ours
 from .errors import ChangedError, NamespaceError, doing
 from .interrupts import deferred, kept_running
@@ -38,7 +39,6 @@ _PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the process id namespace the mach
 _GONE = (FileNotFoundError, ProcessLookupError)
 _DEAD = ("Z", "X")
 _ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
-_MARK = "user.ipcimg-frozen"  # of a cgroup, on its directory: cgroup v2 takes such attributes since Linux 5.7
 _SEGMENT = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .*/SYSV[0-9a-f]{8}(?: \(deleted\))?$", re.M)
 
 Task = tuple[int, int]  # process, thread
@@ -216,89 +216,27 @@ def _file(status: os.stat_result) -> _File:
 # ---- cgroups -------------------------------------------------------------------------------
 
 
-def cgroup2_mounts() -> Iterator[tuple[str, str]]:
-    """Where cgroup v2 is mounted: the cgroup that is shown there, "/" for the whole hierarchy, and the place."""
-    with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
-        for line in mounts:
-            mount, _, filesystem = line.partition(" - ")
-            if filesystem.startswith("cgroup2 "):
-                root, place = mount.split()[3:5]
-                yield root, place
+def _hierarchy() -> Hierarchies:
+    """That of cgroup v2. Version 1 is for what pods and their runtimes freeze."""
+    return {version: place for version, place in cgroups.hierarchies().items() if version == 2}
 
 
-def _hierarchy() -> str | None:
-    """Where the whole hierarchy of cgroup v2 is mounted."""
-    return next((place for root, place in cgroup2_mounts() if root == "/"), None)
+def _cgroup(hierarchy: Hierarchies, pid: int, tid: int) -> Cgroup | None:
+    """A thread's cgroup; None for the root, which cannot be frozen, and for what cannot be seen."""
+    return next(cgroups.of_thread(pid, tid, hierarchy), None)
 
 
-def _cgroup(hierarchy: str | None, pid: int, tid: int) -> str | None:
-    """The directory of a thread's cgroup; None for the root, which cannot be frozen, and for what cannot be seen."""
-    with open(f"/proc/{pid}/task/{tid}/cgroup", errors="surrogateescape") as file:
-        path = next((line[3:-1] for line in file if line.startswith("0::")), "/")
-    return None if hierarchy is None or path == "/" or path.startswith("/..") else hierarchy + path
+def _is_frozen(cgroup: Cgroup | None) -> bool:
+    return cgroup is not None and cgroup.is_frozen()
 
 
-def _is_frozen(cgroup: str | None) -> bool:
-    if cgroup is None:
-        return False
-    try:
-        with open(f"{cgroup}/cgroup.events") as file:
-            return "frozen 1\n" in file.readlines()
-    except FileNotFoundError:
-        return False
-
-
-def _cgroups(hierarchy: str | None, users: Mapping[int, list[int]]) -> list[str]:
-    """The cgroups that these processes are in, the root excepted."""
-    found: set[str | None] = set()
-    for pid, threads in users.items():
-        with contextlib.suppress(*_GONE):
-            found |= {_cgroup(hierarchy, pid, tid) for tid in threads}
-    return sorted(filter(None, found))
-
-
-def _of_their_own(hierarchy: str | None, users: Mapping[int, list[int]]) -> Iterator[str]:
+def _of_their_own(hierarchy: Hierarchies, users: Mapping[int, list[int]]) -> Iterator[Cgroup]:
     """The cgroups that are ours to freeze and have none but these processes in them and below."""
-    for cgroup in _cgroups(hierarchy, users):
+    for cgroup in cgroups.of_threads(users, hierarchy):
         with contextlib.suppress(OSError):  # it goes, is threaded, or not for us: ptrace(2) will do
-            if _is_free(cgroup) and _members(cgroup) <= users.keys():
-                os.setxattr(cgroup, _MARK, b"")
+            if cgroup.is_ours_to_freeze() and cgroup.members() <= users.keys():
+                cgroup.mark()
                 yield cgroup
-
-
-def _is_free(cgroup: str) -> bool:
-    """Has nobody else asked for it to be frozen?"""
-    with open(f"{cgroup}/cgroup.freeze") as file:
-        return file.read() == "0\n" or _is_marked(cgroup)
-
-
-def _members(cgroup: str) -> set[int]:
-    members = set()
-    for path, _, _ in os.walk(cgroup):
-        with open(f"{path}/cgroup.procs") as file:
-            members |= set(map(int, file))
-    return members
-
-
-def _is_marked(cgroup: str) -> bool:
-    try:
-        return _MARK in os.listxattr(cgroup)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
-            return False
-        raise
-
-
-def _set_frozen(cgroup: str, frozen: bool) -> None:
-    with open(f"{cgroup}/cgroup.freeze", "w") as file:
-        file.write("1" if frozen else "0")
-
-
-def _thaw_cgroup(cgroup: str) -> None:
-    """Thaw a marked cgroup, and take the mark off."""
-    with contextlib.suppress(FileNotFoundError):
-        _set_frozen(cgroup, False)
-        os.removexattr(cgroup, _MARK)
 
 
 def thaw_left(inode: int) -> list[str]:
@@ -307,10 +245,9 @@ def thaw_left(inode: int) -> list[str]:
     Whoever calls it has the namespace locked, so that no freezer is at work.
     """
     users, _ = _users(inode, frozenset())
-    left = list(filter(_is_marked, _cgroups(_hierarchy(), users)))
-    for cgroup in left:
-        _thaw_cgroup(cgroup)
-    return left + cgroups.thaw_left(users)
+    left = [one for one in cgroups.of_threads(users, cgroups.hierarchies()) if one.is_marked()]
+    cgroups.thaw(left)
+    return [one.path for one in left]
 
 
 # ---- the freezer's work --------------------------------------------------------------------
@@ -322,7 +259,7 @@ class _Stopped:
 
     traced: dict[int, int] = field(default_factory=dict)  # thread → the signal that it was about to take, or 0
     seized: dict[int, int] = field(default_factory=dict)  # threads that have not stopped yet → their processes
-    cgroups: list[str] = field(default_factory=list)
+    cgroups: list[Cgroup] = field(default_factory=list)
     refused: OSError | None = None  # why a thread could not be traced, at the last look
 
 
@@ -360,10 +297,10 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
         for cgroup in _of_their_own(hierarchy, users):
             if cgroup not in stopped.cgroups:
                 stopped.cgroups.append(cgroup)
-                _set_frozen(cgroup, True)
+                cgroup.set_frozen(True)
         for cgroup in stopped.cgroups:
-            while not _is_frozen(cgroup):
-                _wait(until, f"the cgroup {cgroup} does not freeze")
+            while not cgroup.is_frozen():
+                _wait(until, f"the cgroup {cgroup.path} does not freeze")
         new = False
         with _burying(stopped):
             for pid, threads in users.items():
@@ -377,7 +314,7 @@ def _stop_all(inode: int, excepted: frozenset[int], stopped: _Stopped) -> None:
                 _wait(until, f"process {next(iter(stopped.seized.values()))} does not stop")
 
 
-def _seize(hierarchy: str | None, pid: int, tid: int, stopped: _Stopped) -> bool:
+def _seize(hierarchy: Hierarchies, pid: int, tid: int, stopped: _Stopped) -> bool:
     """Have a thread stop soon. False where it is dead, or frozen by us: whom others have frozen, they may let go."""
     state, tracer = _status(pid, tid, "State", "TracerPid")
     if state in _DEAD or _cgroup(hierarchy, pid, tid) in stopped.cgroups:
@@ -465,5 +402,4 @@ def _thaw(stopped: _Stopped) -> None:
         for tid, number in stopped.traced.items():
             with contextlib.suppress(ProcessLookupError):  # somebody has killed it
                 libc.ptrace(libc.PTRACE_DETACH, tid, number)
-        for cgroup in stopped.cgroups:
-            all_of_them.callback(_thaw_cgroup, cgroup)
+        all_of_them.callback(cgroups.thaw, stopped.cgroups)
