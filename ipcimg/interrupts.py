@@ -39,12 +39,17 @@ class _State:
     limit = 0.0  # seconds
     pending: int | None = None
     over = False  # one signal is enough: what it set off is not to be interrupted by another
+    parts = 0  # of part() that we are in
+    part_over = False  # of the outermost one: what comes now is for the work that is left
+    late: int | None = None  # what has come since
 
 
 def _arrived(signum: int, frame: FrameType | None) -> None:
     if _State.over:
         return
-    if _State.depth:
+    if _State.part_over:
+        _State.late = signum
+    elif _State.depth:
         _State.pending = signum
     else:
         _State.over = True
@@ -69,15 +74,41 @@ def _in_main_thread() -> bool:
 def finished() -> None:
     """To be called when the work is done: a signal that has come is raised now, one that comes later comes too late.
 
-    Outside handled() and limited() there is none that it could concern. The limit of the latter is over.
+    Outside handled() and limited() there is none that it could concern. The limit of the latter is over, unless this is
+    but a part().
     """
     if not _in_main_thread() or not _State.blocks:
         return
-    if _State.limit:
+    if _State.limit and not _State.parts:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    signum, _State.pending, _State.over = _State.pending, None, True
+    signum, _State.pending = _State.pending, None
     if signum is not None:
+        _State.over = True
         raise _interruption(signum)
+    if _State.parts:
+        _State.part_over = True
+    else:
+        _State.over = True
+
+
+@contextlib.contextmanager
+def part() -> Iterator[None]:
+    """What is finished() inside the with block is not all of the work: who comes too late for it is raised at the end.
+
+    For a block inside handled() or limited().
+    """
+    if not _in_main_thread():
+        yield
+        return
+    _State.parts += 1
+    try:
+        yield
+    finally:
+        _State.parts -= 1
+        if not _State.parts:
+            late, _State.late, _State.part_over = _State.late, None, False
+            if late is not None:
+                _arrived(late, None)
 
 
 @contextlib.contextmanager

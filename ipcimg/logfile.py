@@ -51,8 +51,11 @@ class LogFile:
         self._write(ERRORS, f"Error ({origin(error)}): {text}")
 
     def warning(self, text: str) -> None:
-        """A line that says where the caller's caller is."""
-        frame = sys._getframe(2)
+        """A line that says where somebody has called the module that calls this."""
+        frame = sys._getframe(1)
+        teller = frame.f_code.co_filename
+        while frame.f_code.co_filename == teller and frame.f_back is not None:
+            frame = frame.f_back
         self._write(WARNINGS, f"Warn  ({_place(frame.f_code.co_filename, frame.f_lineno)}): {text}")
 
     def info(self, text: str) -> None:

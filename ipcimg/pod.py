@@ -38,7 +38,17 @@ _PATIENCE = 2.0  # seconds for a process of the sandbox to fall asleep
 _ENDED = 10.0  # seconds for a command to end when it is told to
 _PAUSE = 0.01  # seconds between two looks
 
-Told = Callable[[str], None]
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What has become of a container."""
+
+    name: str
+    images_dir: str  # with what was dumped of it
+    elsewhere: bool  # images_dir is a place of its runtime's, and may be gone by now
+
+
+Told = Callable[[Container], None]
 
 
 def images_of(directory: str) -> str:
@@ -58,7 +68,7 @@ def dump(
     sandbox: int | None = None,
     command: Sequence[str] = (),
     leave_frozen: bool = False,
-    told: Told = lambda line: None,
+    told: Told = lambda container: None,
     progress: Progress = NOBODY,
 ) -> Dumped:
     """Dump an IPC namespace, and the containers in it, into the directory, which is made if it is missing.
@@ -66,7 +76,7 @@ def dump(
     containers are their names and a process of each; sandbox is the process that keeps the namespace,
     which has to sleep meanwhile. command is run for each, with {} replaced by its name and {dir} by its
     directory, while all are frozen, in the IPC namespace of the caller; when it has ended with status 0
-    the container is detached. told is called with a line for each. At the end whatever is still there goes on,
+    the container is detached, and told is called with it. At the end whatever is still there goes on,
     or stays frozen with leave_frozen; on any error it goes on, also if we are killed, and what was dumped is removed,
     unless a container was checkpointed already. Raises an IpcimgError.
     """
@@ -84,24 +94,26 @@ def dump(
         with doing(f"looking for the processes of {source.described}"):
             others, sees_all = _Others.of(source, of_containers, sandbox)
         stack.enter_context(_made(place))
-        dumped = dump_namespace(
-            os.path.join(place, IPC), source, frozen=sees_all, when_read=others.expect_idle, progress=progress
-        )
+        images = os.path.join(place, IPC)
+        unless_needed = stack.enter_context(contextlib.ExitStack())
+        with interrupts.part() if command else contextlib.nullcontext():
+            dumped = dump_namespace(images, source, frozen=sees_all, when_read=others.expect_idle, progress=progress)
+            if command:
+                unless_needed.callback(_remove, images)
         if command:
-            images = os.path.join(place, IPC)
-            unless_needed = stack.enter_context(contextlib.ExitStack())
-            unless_needed.callback(_remove, images)
+            progress.stage("containers")
             with source.locked(), _segments_kept(source), podnote.written(source.inode, images) as note:
                 pod = detach.pod(images)
                 for name in containers:
                     try:
-                        where = _checkpoint(name, os.path.join(place, name), command, pod, note)
+                        container = _checkpoint(name, os.path.join(place, name), command, pod, note)
                     except IpcimgError as error:
                         before = f"; {listed(done)} had been checkpointed before" if done else ""
                         raise CommandError(f"container {name}: {error}{before}") from error
                     done.append(name)
                     unless_needed.pop_all()  # the container may have ended by that
-                    told(f"checkpointed container {name} into {where}")
+                    told(container)
+        interrupts.finished()
         if leave_frozen:
             stopped.clear()
     return dumped
@@ -249,14 +261,14 @@ def _segments_kept(source: namespace.IpcNamespace) -> Iterator[None]:
                 inside.close()
 
 
-def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, note: podnote.Note) -> str:
-    """Have the runtime checkpoint a container, and detach it, unless a hook has; gives where it was dumped."""
+def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, note: podnote.Note) -> Container:
+    """Have the runtime checkpoint a container, and detach it, unless a hook has."""
     before = len(note.detached)
     with _made(place):
         _run(command, name, place)
         if os.listdir(place):
             detach.detach(place, pod)
-            return place
+            return Container(name, place, elsewhere=False)
         if len(note.detached) == before:
             raise CommandError(
                 f"nothing is in {place}, and no `ipcimg hook` of criu's has detached what was dumped elsewhere"
@@ -264,7 +276,7 @@ def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, 
         where = note.detached[-1]
         with open(os.path.join(place, _ELSEWHERE), "w", errors="surrogateescape") as file:
             file.write(f"{where}\n")
-    return f"a place of its runtime's, where criu's hook has detached {where}"
+    return Container(name, where, elsewhere=True)
 
 
 # ---- restore -------------------------------------------------------------------------------
@@ -276,14 +288,14 @@ def restore(
     containers: Sequence[str] = (),
     *,
     command: Sequence[str] = (),
-    told: Told = lambda line: None,
+    told: Told = lambda container: None,
     progress: Progress = NOBODY,
 ) -> Restored:
     """Make what a pod's namespace held in another one, then run the command for each container: see dump().
 
     containers are their names, by default all in the directory; each has to be detached from this pod, here or where
     its runtime had it. Segments that only attachments keep alive are kept by a holder until somebody has attached them.
-    told is called with a line for each container. If a command fails, what was made stays, since containers may use it.
+    told is called with each that was restored. If a command fails, what was made stays, since containers may use it.
     Raises an IpcimgError.
     """
     place = os.path.abspath(directory)
@@ -307,9 +319,11 @@ def restore(
             )
     done: list[str] = []
     with interrupts.handled():
-        restored = restore_namespace(images, target, hold=True, progress=progress)
+        with interrupts.part() if command else contextlib.nullcontext():
+            restored = restore_namespace(images, target, hold=True, progress=progress)
         if not command:
             return restored
+        progress.stage("containers")
         try:
             for name in names:
                 try:
@@ -320,7 +334,8 @@ def restore(
                         f"container {name}: {error}; the objects of the pod are there{before}"
                     ) from error
                 done.append(name)
-                told(f"restored container {name} from {os.path.join(place, name)}")
+                told(Container(name, os.path.join(place, name), elsewhere=False))
+            interrupts.finished()
         finally:
             # criu has set it to 0 with each container. Nothing is destroyed by it that the holder has attached.
             with (

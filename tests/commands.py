@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import os
 import pkgutil
 import select
@@ -14,7 +15,10 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import IO, NoReturn
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import jsonschema
 
 import ipcimg as package
 from ipcimg.cli import main
@@ -24,6 +28,14 @@ IPCIMG = (sys.executable, "-c", "import sys; from ipcimg.cli import main; sys.ex
 SHOW = (sys.executable, "-c", "import sys; from ipcimg.show.command import main; sys.exit(main())")
 _MAIN: dict[tuple[str, ...], Callable[[Sequence[str]], int]] = {IPCIMG: main, SHOW: show_main}
 _TIMEOUT = 300  # seconds
+REPORT = json.loads((Path(__file__).parent.parent / "docs" / "ipcimg-report.schema.json").read_text())
+
+
+def report(text: str) -> Any:
+    """What --report wrote, which is one JSON object of the schema."""
+    found = json.loads(text)
+    jsonschema.validate(found, REPORT)
+    return found
 
 
 def run(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..progress import Progress
 
 STANDARD_OUTPUT = "-"
-_MOVED_AT_MOST = 20  # lines
 
 
 def add(commands: Commands) -> None:
@@ -70,6 +69,7 @@ def add(commands: Commands) -> None:
     )
     arguments.add_progress(dump)
     outcome.add(dump)
+    outcome.add_without_effect(dump)
     dump.set_defaults(run=_run)
 
 
@@ -110,7 +110,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         options,
         "Dumping",
         places.described(directory),
-        facts=outcome.FACTS,
+        facts=outcome.OF_DUMP,
         makes_directory=options.criu_set is None,
         to_stream=to_stream,
     ) as told:
@@ -143,12 +143,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 from ..delivery import delivered
 
                 dumped = delivered(make, destination, progress)
-        told.of_set(dumped.ns_id, dumped.counts, dumped.files, dumped.consistency)
-        moved = dumped.consistency.moved
-        for what in moved[:_MOVED_AT_MOST]:
-            told.warn(f"not of one moment: {what}")
-        if moved[_MOVED_AT_MOST:]:
-            told.warn(f"not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+        told.of_dump(dumped)
         line = f"dumped {arguments.counts(dumped.counts)} into "
         line += "standard output" if to_stream else places.described(directory)
         if dumped.inherited:

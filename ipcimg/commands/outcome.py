@@ -15,23 +15,28 @@ from .. import __version__, interrupts
 from ..commandline import as_json, errors_of, forget_stdout, number, report, say
 from ..describe import printable
 from ..errors import DirectoryError, IpcimgError, explain
+from ..model import NAMES
 from ..progress import Progress
 from ..stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from ..dump import Dumped
     from ..logfile import LogFile
     from ..manifest import Consistency
     from ..model import Counts
     from ..namespace import IpcNamespace
+    from ..restore import Restored
 
 VERSION = 1  # of the report
 # What the report tells of a set, beside what is always in it.
-FACTS = ("ns_id", "namespace", "counts", "files", "bytes", "consistency")
+OF_DUMP = ("ns_id", "namespace", "counts", "files", "bytes", "consistency")
+OF_RESTORE = (*OF_DUMP, "new_ids", "holder", "held", "facts_lost")
+_MOVED_AT_MOST = 20  # lines
 VERBOSE = 3  # from this level on what nobody has to act on is said, too
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The arguments for programs that call dump or restore, as they call criu."""
+    """The arguments for programs that call the command, as they call criu."""
     parser.add_argument(
         "--report", metavar="FILE", help="write what was done, or went wrong, as JSON; - for standard output"
     )
@@ -44,9 +49,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="give up, and undo all, after so many seconds"
     )
+    add_log(parser)
+
+
+def add_without_effect(parser: argparse.ArgumentParser) -> None:
+    """What callers of criu may say, too."""
     for option, long in (("-R", "--leave-running"), ("-j", "--shell-job")):
         parser.add_argument(option, long, action="store_true", help="for callers of criu; without effect")
-    add_log(parser)
 
 
 def add_log(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +89,9 @@ class Outcome:
     def __init__(
         self, parser: argparse.ArgumentParser, options: argparse.Namespace, doing: str, *, to_stream: bool
     ) -> None:
-        self._parser, self._doing, self._command = parser, doing, options.command
+        self._parser, self._doing, self.command = parser, doing, options.command
+        if step := getattr(options, "step", ""):
+            self.command += f" {step}"
         self._to_people = say if to_stream else report
         self._report: str | None = getattr(options, "report", None)
         self._status_fd: int | None = getattr(options, "status_fd", None)
@@ -105,7 +116,28 @@ class Outcome:
         """The namespace is this one."""
         self.fact(namespace={"described": namespace.described, "inode": namespace.inode})
 
-    def of_set(
+    def of_dump(self, dumped: Dumped) -> None:
+        """This was dumped."""
+        self._of_set(dumped.ns_id, dumped.counts, dumped.files, dumped.consistency)
+        moved = dumped.consistency.moved
+        for what in moved[:_MOVED_AT_MOST]:
+            self.warn(f"not of one moment: {what}")
+        if moved[_MOVED_AT_MOST:]:
+            self.warn(f"not of one moment: {len(moved) - _MOVED_AT_MOST} more, which ipcimg-show lists")
+
+    def of_restore(self, restored: Restored) -> None:
+        """This was restored."""
+        for warning in restored.warnings:
+            self.warn(warning)
+        for line in restored.facts_lost:
+            self.note(f"Not restored, since nobody can: {line}")
+        self._of_set(restored.ns_id, restored.counts, restored.files, restored.consistency)
+        new_ids: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
+        for (kind, old), taken in restored.new_ids.items():
+            new_ids[kind][old] = taken
+        self.fact(new_ids=new_ids, holder=restored.holder, held=restored.held, facts_lost=restored.facts_lost)
+
+    def _of_set(
         self, ns_id: int, counts: Counts, files: Mapping[str, int] | None, consistency: Consistency | None
     ) -> None:
         """The set is this one. The files have bytes, and are None where they are not known."""
@@ -136,7 +168,8 @@ class Outcome:
         """Have lines for people, and in the log."""
         for line in lines:
             self.info(line)
-            self._to_people(self._parser, line)
+            if self._report != "-":
+                self._to_people(self._parser, line)
 
     def error(self, error: IpcimgError) -> None:
         """Say an error, and have it in the log."""
@@ -168,8 +201,7 @@ class Outcome:
             self.warn(self.log.failed)
         with self._report_or_none():
             self._write_report("done", [])
-        if self._report != "-":
-            self.line(*lines)
+        self.line(*lines)
         self._is_told = True
         self.info(f"{self._doing} finished successfully")
         if self._status_fd is not None:
@@ -235,7 +267,7 @@ class Outcome:
         found = {
             "version": VERSION,
             "tool": f"ipcimg {__version__}",
-            "command": self._command,
+            "command": self.command,
             "status": status,
             "error": errors,
             "warnings": self._warnings,
@@ -289,7 +321,7 @@ def of(
             told.limit.enter_context(interrupts.limited(getattr(options, "timeout", None)))
             told.expect_report()
             told.log = _open_log(options, makes_directory)
-            told.info(f"ipcimg {__version__}: {options.command}, process {os.getpid()}")
+            told.info(f"ipcimg {__version__}: {told.command}, process {os.getpid()}")
             yield told
     except BaseException as error:
         told.failed(error)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..commandline import DONE, number, report, say
+from ..commandline import DONE, number, report
 from ..errors import NamespaceError
-from . import arguments
+from . import arguments, outcome
 from .arguments import Commands, new
+from .outcome import Outcome
 
 if TYPE_CHECKING:
     from ..namespace import IpcNamespace
+    from ..pod import Container
 
 _RUN = "run it for each container, with {} replaced by its name and {dir} by its directory"
 
@@ -40,8 +45,7 @@ def _add_dump(steps: Commands) -> None:
         description="Freeze the cgroup of each container, dump the namespace into DIR/ipc, and have COMMAND checkpoint "
         "each container into DIR/NAME, from which the objects of the namespace are detached.",
     )
-    arguments.add_namespace(dump, "namespace to dump")
-    dump.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the directory of the pod")
+    _add_places(dump, "namespace to dump")
     dump.add_argument(
         "--container",
         type=_container,
@@ -51,8 +55,7 @@ def _add_dump(steps: Commands) -> None:
         help="a container, and a process in it (repeatable)",
     )
     dump.add_argument("--leave-frozen", action="store_true", help="leave the containers frozen, unless something fails")
-    arguments.add_progress(dump)
-    dump.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help=_RUN)
+    _add_rest(dump)
     dump.set_defaults(run=_dump)
 
 
@@ -65,8 +68,7 @@ def _add_restore(steps: Commands) -> None:
         description="Make what DIR/ipc holds in the namespace of a new sandbox, and have COMMAND restore each "
         "container from DIR/NAME.",
     )
-    arguments.add_namespace(restore, "namespace to restore into")
-    restore.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the directory of the pod")
+    _add_places(restore, "namespace to restore into")
     restore.add_argument(
         "--container",
         action="append",
@@ -74,9 +76,19 @@ def _add_restore(steps: Commands) -> None:
         metavar="NAME",
         help="a container (repeatable; default: all that are in DIR)",
     )
-    arguments.add_progress(restore)
-    restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help=_RUN)
+    _add_rest(restore)
     restore.set_defaults(run=_restore)
+
+
+def _add_places(step: argparse.ArgumentParser, what: str) -> None:
+    arguments.add_namespace(step, what)
+    step.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the directory of the pod")
+
+
+def _add_rest(step: argparse.ArgumentParser) -> None:
+    arguments.add_progress(step)
+    outcome.add(step)
+    step.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help=_RUN)
 
 
 def _add_detach(steps: Commands) -> None:
@@ -102,12 +114,14 @@ def _container(text: str) -> tuple[str, int]:
 
 
 def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from ..pod import dump
+    from ..pod import dump, images_of
 
     containers = dict(options.container)
     if len(containers) < len(options.container):
         parser.error("a --container is named twice")
-    with _namespace(options) as source, arguments.progress(options, "dumping") as progress:
+    with _told(parser, options, "Dumping", outcome.OF_DUMP) as told, contextlib.ExitStack() as stack:
+        source = stack.enter_context(_namespace(options))
+        told.about(source)
         dumped = dump(
             options.images_dir,
             source,
@@ -115,32 +129,58 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             sandbox=options.tree,
             command=arguments.command_of(options),
             leave_frozen=options.leave_frozen,
-            told=lambda line: report(parser, line),
-            progress=progress,
+            told=_tell(told, "checkpointed container {} into {}"),
+            progress=told.watching(stack.enter_context(arguments.progress(options, "dumping"))),
         )
-    report(parser, f"dumped {arguments.counts(dumped.counts)} into {options.images_dir}/ipc")
+        told.of_dump(dumped)
+        told.done(f"dumped {arguments.counts(dumped.counts)} into {images_of(options.images_dir)}")
     return DONE
 
 
 def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from ..pod import restore
+    from ..pod import images_of, restore
 
-    with _namespace(options) as target, arguments.progress(options, "restoring") as progress:
+    with _told(parser, options, "Restoring", outcome.OF_RESTORE) as told, contextlib.ExitStack() as stack:
+        target = stack.enter_context(_namespace(options))
+        told.about(target)
         restored = restore(
             options.images_dir,
             target,
             options.container,
             command=arguments.command_of(options),
-            told=lambda line: report(parser, line),
-            progress=progress,
+            told=_tell(told, "restored container {} from {}"),
+            progress=told.watching(stack.enter_context(arguments.progress(options, "restoring"))),
         )
-    for warning in restored.warnings:
-        say(parser, f"Warning: {warning}")
-    report(parser, f"restored {arguments.counts(restored.counts)} from {options.images_dir}/ipc")
-    if restored.holder is not None:
-        held = ", ".join(map(str, restored.held))
-        report(parser, f"process {restored.holder} keeps shared memory segments {held} until somebody attaches them")
+        told.of_restore(restored)
+        lines = [f"restored {arguments.counts(restored.counts)} from {images_of(options.images_dir)}"]
+        if restored.holder is not None:
+            held = ", ".join(map(str, restored.held))
+            lines.append(f"process {restored.holder} keeps shared memory segments {held} until somebody attaches them")
+        told.done(*lines)
     return DONE
+
+
+def _told(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, doing: str, facts: Iterable[str]
+) -> contextlib.AbstractContextManager[Outcome]:
+    """What becomes of a pod, with the containers that are done."""
+    if options.report == "-" and arguments.command_of(options):
+        parser.error("--report - goes to standard output, which COMMAND has as well: name a file")
+    makes = doing == "Dumping"
+    return outcome.of(parser, options, doing, options.images_dir, facts=(*facts, "containers"), makes_directory=makes)
+
+
+def _tell(told: Outcome, line: str) -> Callable[[Container], None]:
+    """What tells of each container that is done; line has places for its name and directory."""
+    done: list[dict[str, object]] = []
+    told.fact(containers=done)
+
+    def tell(container: Container) -> None:
+        done.append(dataclasses.asdict(container))
+        where = container.images_dir
+        told.line(line.format(container.name, f"a place of its runtime's, {where}" if container.elsewhere else where))
+
+    return tell
 
 
 def _detach(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ import functools
 import io
 import os
 import signal
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..commandline import DONE
@@ -21,8 +20,6 @@ from .arguments import Commands, new
 if TYPE_CHECKING:
     from ..model import Counts
     from ..restore import Restored
-
-_FACTS = ("new_ids", "holder", "held", "facts_lost")  # what the report tells of a restore alone
 
 
 def add(commands: Commands) -> None:
@@ -66,6 +63,7 @@ def add(commands: Commands) -> None:
     restore.add_argument("--strict", action="store_true", help="refuse what would otherwise end with a warning")
     arguments.add_progress(restore)
     outcome.add(restore)
+    outcome.add_without_effect(restore)
     restore.add_argument("run_command", nargs=argparse.REMAINDER, metavar="COMMAND", help="run it in the new namespace")
     restore.set_defaults(run=_run)
 
@@ -83,7 +81,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("--pidfile goes with --hold")
     with (
         outcome.of(
-            parser, options, "Restoring", places.described(options.images_dir), facts=(*outcome.FACTS, *_FACTS)
+            parser, options, "Restoring", places.described(options.images_dir), facts=outcome.OF_RESTORE
         ) as told,
         contextlib.ExitStack() as stack,
     ):
@@ -112,19 +110,9 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         try:
             if not options.new_ns:
                 interrupts.finished()
-            for warning in restored.warnings:
-                told.warn(warning)
-            for line in restored.facts_lost:
-                told.note(f"Not restored, since nobody can: {line}")
             if options.pin is not None:
                 target.pin(options.pin)
-            told.of_set(restored.ns_id, restored.counts, restored.files, restored.consistency)
-            told.fact(
-                new_ids=_by_kind(restored.new_ids),
-                holder=restored.holder,
-                held=restored.held,
-                facts_lost=restored.facts_lost,
-            )
+            told.of_restore(restored)
             if (where := outcome.local(options)) is not None:
                 _leave_stats(told, where, restored.counts)
             told.done(*_restored(restored, places.described(options.images_dir)))
@@ -175,13 +163,6 @@ def _leave_stats(told: outcome.Outcome, where: str, counts: Counts) -> None:
         put(path, stats_restore(told.watch, counts), ours=lambda fd: is_ours(ImageFile(os.dup(fd), path)))
     except IpcimgError as error:
         told.info(f"no {STATS_RESTORE}: {error}")
-
-
-def _by_kind(new_ids: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
-    found: dict[str, dict[int, int]] = {kind: {} for kind in NAMES}
-    for (kind, old), taken in new_ids.items():
-        found[kind][old] = taken
-    return found
 
 
 def _restored(restored: Restored, directory: str) -> list[str]:

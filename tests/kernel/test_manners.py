@@ -23,13 +23,12 @@ import ipcimg as library
 from ipcimg.stopwatch import Stopwatch
 
 from .. import wire
-from ..commands import IPCIMG, SHOW, ipcimg, refused, run
+from ..commands import IPCIMG, REPORT, SHOW, ipcimg, refused, report, run
 from . import oracle
 from .oracle import Namespace
 
 pytestmark = pytest.mark.slow  # nothing here is another on another kernel
 
-SCHEMA = json.loads((Path(__file__).parent.parent.parent / "docs" / "ipcimg-report.schema.json").read_text())
 OF_A_SET = ("ipcns-", "pagemap-", "pages-", "ipcimg-manifest-")
 
 
@@ -70,15 +69,8 @@ def test_stages_of_a_restore(source: Namespace, target: Namespace, tmp_path: Pat
 # ---- the report ----------------------------------------------------------------------------
 
 
-def report(text: str) -> Any:
-    """A report, which is one JSON object of the schema."""
-    found = json.loads(text)
-    jsonschema.validate(found, SCHEMA)
-    return found
-
-
 def test_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator.check_schema(REPORT)
 
 
 def test_report_of_a_dump(source: Namespace, tmp_path: Path) -> None:

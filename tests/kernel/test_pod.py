@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import ipcimg as package
-from tests.commands import IPCIMG, ipcimg, refused, run, same
+from ipcimg import interrupts
+from ipcimg.pod import dump
+from tests.commands import IPCIMG, ipcimg, refused, report, run, same
 from tests.test_criudump import ids, inventory
 
 from . import oracle
@@ -212,6 +214,34 @@ def test_undone_by_hand(pod: Containers) -> None:
     assert "nothing to undo" in ipcimg("pod", "detach", "--undo", pod.prepared).stdout
 
 
+def test_what_programs_are_told(pod: Containers, target: Namespace) -> None:
+    log, said = pod.scratch / "pod.log", pod.scratch / "report"
+    ipcimg(*pod.dump_arguments("-v4", "--report", said, "-o", log, *pod.runtime()))
+    found = report(said.read_text())
+    assert (found["command"], found["status"], found["counts"]["queues"]) == ("pod dump", "done", 1)
+    assert found["images_dir"] == str(pod.directory)
+    containers = [{"name": name, "images_dir": f"{pod.directory}/{name}", "elsewhere": False} for name in NAMES]
+    assert found["containers"] == containers
+    assert list(found["seconds"]["stages"])[-1] == "containers"
+    assert f"checkpointed container second into {pod.directory}/second" in log.read_text()
+    assert "Dumping finished successfully" in log.read_text()
+
+    read, write = os.pipe()
+    arguments = ("-t", target.pid, "-D", pod.directory, "--report", said, "-o", "restore.log", "-v3")
+    with subprocess.Popen(
+        [*IPCIMG, "pod", "restore", *map(str, arguments), "--status-fd", str(write), "--", "test", "-d", "{dir}"],
+        pass_fds=[write],
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        os.close(write)
+        assert os.read(read, 2) == b"\0"
+        assert process.wait(_TIMEOUT) == 0
+    os.close(read)
+    found = report(said.read_text())
+    assert (found["command"], found["containers"], found["new_ids"]["msg"]) == ("pod restore", containers, {})
+    assert "Restoring finished successfully" in (pod.directory / "restore.log").read_text()
+
+
 def test_left_frozen(pod: Containers) -> None:
     ipcimg(*pod.dump_arguments("--leave-frozen"))
     assert pod.frozen() == list(NAMES)
@@ -354,6 +384,43 @@ def test_command_that_is_not_there(pod: Containers) -> None:
 
 def test_command_that_is_killed(pod: Containers) -> None:
     assert fails(pod, "--", "sh", "-c", "kill -9 $$").endswith("was ended by signal 9")
+
+
+def test_time_limit(pod: Containers, target: Namespace) -> None:
+    """It holds for all commands, not for the dump of the namespace alone."""
+    said = pod.scratch / "report"
+    limited = ("--timeout", 3, "--report", said)
+    assert fails(pod, *limited, *pod.runtime('[ "$1" = first ] || exec sleep 3600')) == "timed out after 3 s"
+    found = report(said.read_text())
+    assert (found["status"], [one["name"] for one in found["containers"]]) == ("failed", ["first"])
+    shutil.rmtree(pod.directory)
+    assert fails(pod, *limited, "--", "sleep", "3600") == "timed out after 3 s"
+    assert not pod.directory.exists()
+
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    done = run(
+        IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, *limited, "--", "sleep", "3600", status=1
+    )
+    assert "Error: timed out after 3 s" in done.stderr
+    assert report(said.read_text())["containers"] == []
+    same(pod.directory / "ipc", f"ns:{target.pid}")  # others may use it
+
+
+def test_signal_during_the_dump_of_the_namespace(pod: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes when the set is complete is not lost: it ends the rest."""
+    finished = interrupts.finished
+
+    def with_signal() -> None:
+        finished()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("ipcimg.directory.finished", with_signal)
+    containers = {name: process.pid for name, process in pod.processes.items()}
+    with package.of_process(pod.namespace.pid) as one, pytest.raises(interrupts.Interrupted):
+        dump(pod.directory, one, containers, sandbox=pod.namespace.pid, command=pod.runtime()[1:])
+    assert not pod.log.exists()
+    assert not pod.directory.exists()
+    assert pod.frozen() == []
 
 
 def test_checkpoint_of_another_moment(pod: Containers) -> None:
