@@ -12,11 +12,12 @@ from typing import Protocol, TypeVar
 
 from .errors import DirectoryError, explain
 from .image import ImageFile
-from .images import kind_name, manifest_name
+from .images import INVENTORY, STATS_DUMP, kind_name, manifest_name
 from .imageset import ImageSet, open_set
 from .interrupts import deferred, handled
 from .progress import NOBODY, Progress
 
+BESIDE = (INVENTORY, STATS_DUMP)
 PREFIX = "ipcimg-dump-"  # of the directory's name, in $TMPDIR
 
 _T = TypeVar("_T")
@@ -28,8 +29,10 @@ class Destination(Protocol):
     Each of its functions raises an IpcimgError where something does not get there.
     """
 
+    makes_directory: bool  # does an image directory come of it, where programs look for what stands beside a set?
+
     def begin(self, ns_id: int, names: Sequence[str]) -> None:
-        """Set ns_id is going to come, with the files of these names; it is whole here."""
+        """Set ns_id is going to come, with the files of these names, and maybe some of BESIDE; it is whole here."""
 
     def put(self, name: str, image: ImageFile) -> None:
         """Take a file of the set; the variables are the last but one, the manifest is the last."""
@@ -56,6 +59,8 @@ def _deliver(images: ImageSet, destination: Destination, progress: Progress) -> 
     last = [kind_name("var", images.ns_id), manifest_name(images.ns_id)]  # without them nobody takes it for a set
     # What is promised is sent, not what happens to be found.
     names = [name for name in sorted(images.manifest.files) if name not in last] + last
+    if destination.makes_directory:
+        names = [name for name in BESIDE if images.directory.has(name)] + names
     progress.expect(sum(images.directory.image(name).size for name in names))
     destination.begin(images.ns_id, names)
     for name in names:

@@ -28,6 +28,7 @@ from .images import DETACHED, is_set_name, kind_name, manifest_name, number_of_v
 from .imageset import ImageSet
 from .interrupts import deferred
 from .model import Variables
+from .newfile import open_new
 
 SEGMENTS = "ipcimg-segments"
 _POD = "pod"  # in DETACHED: the digest of the manifest of the pod's set, hexadecimal
@@ -256,8 +257,7 @@ def _undo(directory: ImageDirectory) -> bool:
 @contextlib.contextmanager
 def _new_file(directory: ImageDirectory, name: str) -> Iterator[BinaryIO]:
     """A new file, mode 0600, on the disk at the end of the with block. Raises OSError."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(name, flags, 0o600, dir_fd=directory.fd), "wb") as file:
+    with open(open_new(name, directory.fd), "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

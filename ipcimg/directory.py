@@ -45,6 +45,7 @@ from .images import (
 from .interrupts import deferred, finished, held
 from .manifest import File
 from .model import PIECE
+from .newfile import open_new
 from .progress import NOBODY, Progress
 from .trust import who_could_change
 
@@ -199,10 +200,7 @@ class NewSet:
         path = os.path.join(self.directory.path, name)
         self._refuse_others(name)
         try:
-            fd = os.open(
-                name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._temporary
-            )
-            with DigestingFile(fd, self.digest_algorithm, self.progress) as raw:
+            with DigestingFile(open_new(name, self._temporary), self.digest_algorithm, self.progress) as raw:
                 yield raw
                 self.files[name] = File(raw.size, raw.digest)
         except OSError as error:
@@ -228,8 +226,7 @@ class NewSet:
         """INVENTORY or STATS_DUMP, which come along with the set and are no part of it, open as in file()."""
         path = os.path.join(self.directory.path, name)
         try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(name, flags, 0o600, dir_fd=self._temporary), "wb") as file:
+            with open(open_new(name, self._temporary), "wb") as file:
                 self._beside.append(name)
                 yield file
         except OSError as error:
@@ -371,11 +368,10 @@ def settle(directory: ImageDirectory) -> dict[int, bool]:
 
 def _write_commit(temporary: int, old: Iterable[str]) -> None:
     """Declare the set complete: from now on it is moved forward, never back."""
-    fd = os.open(_NEW_COMMIT, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=temporary)
-    with open(fd, "w") as file:
+    with open(open_new(_NEW_COMMIT, temporary), "w") as file:
         file.writelines(f"{name}\n" for name in sorted(old))
         file.flush()
-        os.fsync(fd)
+        os.fsync(file.fileno())
     os.rename(_NEW_COMMIT, COMMIT, src_dir_fd=temporary, dst_dir_fd=temporary)
     os.fsync(temporary)
 

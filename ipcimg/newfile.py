@@ -12,13 +12,18 @@ from .errors import DirectoryError, explain
 from .interrupts import deferred
 
 
+def open_new(name: str, dir_fd: int | None = None) -> int:
+    """The descriptor of a file that was not there, mode 0600, to be written. Raises OSError."""
+    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+
+
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[BinaryIO]:
     """A new file, which is gone after the with block on any error."""
     made = whole = False
     try:
         with deferred():
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            fd = open_new(path)
             made = True
         with open(fd, "wb") as file:
             yield file

@@ -403,6 +403,8 @@ class StoreDestination:
     and the manifest when all others are seen to be there; then the mark goes. On an error all that was put is removed.
     """
 
+    makes_directory = False  # nothing but sets: others' dumps have their own inventories there
+
     def __init__(self, url: str, *, ns_id: int | None = None, force: bool = False, progress: Progress = NOBODY) -> None:
         """ns_id and force are those of a dump. Raises DirectoryError or ImageError where the set cannot go there."""
         self._store, self._force, self._progress = _Store(url), force, progress

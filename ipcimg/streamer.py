@@ -101,6 +101,8 @@ class StreamerDestination:
     A streamer does not say what became of what it took: its own exit status does.
     """
 
+    makes_directory = False  # the streamer has criu's inventory and statistics
+
     def __init__(self, place: str, progress: Progress = NOBODY) -> None:
         """Raises DirectoryError where there is no streamer."""
         self._connection, self._progress = _Connection(place, _CAPTURE), progress

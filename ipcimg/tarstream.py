@@ -28,6 +28,8 @@ _END = bytes(2 * tarfile.BLOCKSIZE)  # of an archive
 class TarDestination:
     """A delivery.Destination: one archive, with the plain names of the files."""
 
+    makes_directory = True
+
     def __init__(self, *, zstd: bool = False, progress: Progress = NOBODY) -> None:
         """progress is told of the bytes of files that have been delivered. Raises IpcimgError for a terminal."""
         # What is opened when it is closed may have its number by now.

@@ -208,6 +208,7 @@ FOR_IMAGES = {
     "imageset",
     "magics",
     "manifest",
+    "newfile",
     "places",
     "link",
     "trust",
@@ -229,7 +230,7 @@ LATE = {
     ("module", "only"),
     [
         ("cli", FOR_COMMANDS),
-        ("show.command", SHOW - SHOW_LATE | {"show", "newfile"} | FOR_IMAGES),
+        ("show.command", SHOW - SHOW_LATE | {"show"} | FOR_IMAGES),
         ("imageset", FOR_COMMANDS | FOR_IMAGES),  # verify
         ("hook", FOR_COMMANDS | {"hook"}),
         ("dump", FOR_COMMANDS | {"dump", "inventory", "parent"} | FOR_IMAGES | FOR_THE_KERNEL),

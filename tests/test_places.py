@@ -128,6 +128,8 @@ def test_standard_input(images: pathlib.Path, tmp_path: pathlib.Path, how: str) 
 class Kept:
     """A destination in memory; after so many calls something goes wrong."""
 
+    makes_directory = False
+
     def __init__(self, calls: int = 1 << 30) -> None:
         self.files: dict[str, bytes] = {}
         self.begun: int | None = None

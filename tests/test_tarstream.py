@@ -101,6 +101,17 @@ def test_the_same_files(images: pathlib.Path, tmp_path: pathlib.Path, how: str, 
     assert imageset.open_set(str(tmp_path / "out")).check() == imageset.open_set(str(archive)).check()
 
 
+def test_what_stands_beside_a_set_comes_first(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for name in ("inventory.img", "stats-dump", "notes"):
+        (images / name).write_bytes(name.encode())
+    with opened("file", tmp_path / "x") as stdout:
+        assert deliver(images, stdout).wait() == 0
+    with tarfile.open(tmp_path / "x") as archive:
+        names = archive.getnames()
+    assert names[:2] == ["inventory.img", "stats-dump"]
+    assert "notes" not in names
+
+
 def test_plain_headers(images: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Of POSIX's format, with nothing beside the files; the variables last but one, the manifest last."""
     begun = int(time.time())
