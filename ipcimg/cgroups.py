@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,9 +49,13 @@ class Cgroup:
         """Is it the other one, or above it?"""
         return f"{other.path}/".startswith(f"{self.path}/")
 
+    def is_asked(self) -> bool:
+        """Has somebody asked for it to be frozen, or can it not be?"""
+        return self._read(_CONTROLS[self.version]) != _WORDS[self.version][0]
+
     def is_ours_to_freeze(self) -> bool:
         """Can it be frozen, and has nobody else asked for that?"""
-        return self._read(_CONTROLS[self.version]) == _WORDS[self.version][0] or self.is_marked()
+        return not self.is_asked() or self.is_marked()
 
     def is_frozen(self) -> bool:
         """Is everything in it and below stopped?"""
@@ -99,9 +104,13 @@ def mounts() -> Iterator[tuple[int, str, str]]:
         for line in file:
             mount, _, filesystem = line.partition(" - ")
             kind, _, options = filesystem.split(maxsplit=2)
-            root, place = mount.split()[3:5]
+            root, place = map(_unescaped, mount.split()[3:5])
             if kind == "cgroup2" or (kind == "cgroup" and "freezer" in options.strip().split(",")):
                 yield 2 if kind == "cgroup2" else 1, root, place
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)  # proc(5)
 
 
 def hierarchies() -> Hierarchies:
@@ -145,10 +154,19 @@ def of_process(pid: int) -> Cgroup | None:
 def frozen(cgroups: Sequence[Cgroup]) -> Iterator[list[Cgroup]]:
     """Have everything in these cgroups stopped inside the with block; those that are frozen already stay so after it.
 
-    Gives those that are thawed at its end, or if we are killed; whoever empties the list leaves them frozen. Raises
-    KernelError where one does not stop, when all are thawed.
+    Whoever calls it has the namespace locked: so a mark on one of them is of an ipcimg that was killed. Gives those
+    that are thawed at the end, or if we are killed; whoever empties the list leaves them frozen. Raises KernelError
+    where one does not stop, when all are thawed, and where one was left frozen by who was killed.
     """
-    ours = [one for one in cgroups if one.is_ours_to_freeze()]
+    with doing("looking at the cgroups of the containers"):
+        for one in cgroups:
+            if one.is_marked():
+                if one.is_asked():
+                    raise KernelError(
+                        f"the cgroup {one.path} was left frozen by an ipcimg that was killed; `ipcimg recover` thaws it"
+                    )
+                one.unmark()  # somebody has thawed it since
+        ours = [one for one in cgroups if not one.is_asked()]
     let_go = contextlib.ExitStack()
     try:
         with deferred(), doing("freezing the containers"):

@@ -22,8 +22,10 @@ def being_dumped(call: Call) -> Step | None:
     from . import podnote
 
     with call.namespace() as namespace:
-        inode = namespace.inode
-    with podnote.found(inode) as note:
+        inode, task = namespace.inode, call.task
+    if task is None:
+        raise AssertionError("no task has a namespace")
+    with podnote.found(inode, podnote.DUMP) as note:
         if note is None:
             return None
         images = note.images
@@ -31,11 +33,11 @@ def being_dumped(call: Call) -> Step | None:
     def act(log: Log) -> None:
         from .detach import detach, pod
 
-        with podnote.found(inode) as note:
+        with podnote.found(inode, podnote.DUMP) as note:
             if note is None or note.images != images:
                 raise NamespaceError(f"the dump of the pod in {images} has ended")
             new_one = detach(call.directory, pod(images))
-            note.add(call.directory)
+            note.add(task, call.directory)
         log.say(f"CRIU's images are detached from {images}{'' if new_one else ' already'}, where their pod is dumped")
 
     return Step(f"detach CRIU's images in {call.directory} from {images}, where their pod is being dumped", act)
@@ -48,26 +50,34 @@ def being_restored(call: Call) -> Step | None:
     from .directory import ImageDirectory
     from .images import DETACHED
 
-    if detached_from(call.directory) is None:
+    digest = detached_from(call.directory)
+    if digest is None:
         return None
     path = os.path.join(call.directory, DETACHED)
     originals = ImageDirectory(path, wary=True)
-    wanted = {(kind, one.id) for kind, one in criudump.objects(originals, originals.the_set(None))}
+    wanted = {(kind, one.id, one.key) for kind, one in criudump.objects(originals, originals.the_set(None))}
 
     def act(log: Log) -> None:
-        from . import namespace
+        from . import namespace, podnote
+        from .detach import pod_digest
         from .listing import objects
         from .model import NAMES
 
         with call.namespace() as target:
 
-            def present() -> set[tuple[str, int]]:
+            def present() -> set[tuple[str, int, int]]:
                 target.enter()
-                return {(kind, number) for kind, number, _ in objects(*NAMES)}
+                return set(objects(*NAMES))
 
             missing = sorted(wanted - namespace.aside(present))
+            with podnote.found(target.inode, podnote.RESTORE) as note:
+                if note is not None and pod_digest(note.images) != digest:
+                    raise NamespaceError(
+                        f"{call.directory} is detached from another set than that of {note.images}, whose objects are "
+                        "there"
+                    )
         if missing:
-            names = listed([f"{NAMES[kind]} {number}" for kind, number in missing])
+            names = listed([f"{NAMES[kind]} {number} with key {key:#010x}" for kind, number, key in missing])
             raise NamespaceError(
                 f"{names}: of the pod, and not there; `ipcimg pod restore` comes before its containers"
             )

@@ -33,6 +33,7 @@ class IpcNamespace:
         self.described = described
         self.option = option  # by which the command line names it
         self.inode = os.fstat(fd).st_ino
+        self._locked_by: int | None = None  # the thread
 
     @property
     def is_initial(self) -> bool:
@@ -75,8 +76,13 @@ class IpcNamespace:
         """Be the only ipcimg that works in the namespace inside the with block, by flock(2) on its file.
 
         Dumps and restores change settings for a time, which another one would take for the real
-        ones. Raises NamespaceError where somebody else keeps the lock for so many seconds.
+        ones. The thread that has the lock may take it again, by the same object. Raises NamespaceError
+        where somebody else keeps it for so many seconds.
         """
+        thread = threading.get_ident()
+        if self._locked_by == thread:
+            yield
+            return
         until = time.monotonic() + patience
         # The lock of self.fd would be that of all threads that have it.
         fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
@@ -91,8 +97,11 @@ class IpcNamespace:
                             f"{self.described} is locked by {_lock_holder(self.inode)}: is another ipcimg at work?"
                         ) from None
                     time.sleep(0.005)
+            self._locked_by = thread
             yield
         finally:
+            if self._locked_by == thread:
+                self._locked_by = None
             # A copy in a process that was forked meanwhile is no lock then. Should this fail, the work is done.
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)

@@ -2,9 +2,11 @@
 
 In the directory of a pod are
 
-    ipc/        what the namespace holds: a set of images
-    NAME/       what the runtime has dumped of a container: CRIU's images, detached (see detach.py); where its runtime
-                has them elsewhere, as in an archive, a file that tells where a hook has detached them (podnote.py)
+    ipc/                what the namespace holds: a set of images
+    ipcimg-containers   the names of the containers that a dump was of, as JSON
+    NAME/               what the runtime has dumped of a container: CRIU's images, detached (see detach.py); where its
+                        runtime has them elsewhere, as in an archive, a file that tells where a hook has detached them,
+                        and from which set (podnote.py)
 
 A dump freezes the cgroup of each container, dumps the namespace, has the runtime checkpoint one container after the
 other, and detaches each. A restore makes the objects and has the runtime restore the containers, which find them there.
@@ -13,30 +15,36 @@ other, and detaches each. A restore makes the objects and has the runtime restor
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from . import cgroups, detach, freeze, imageset, interrupts, libc, namespace, owners, podnote, var
+from .bystanders import Bystanders
 from .cgroups import Cgroup
 from .companion import ours
 from .dump import Dumped
 from .dump import dump as dump_namespace
 from .errors import CommandError, DirectoryError, IpcimgError, NamespaceError, doing, explain, listed
+from .images import INVENTORY
 from .listing import objects
-from .progress import NOBODY, Progress
+from .model import NAMES
+from .newfile import new_file
+from .progress import FREEZING, LETTING_GO, NOBODY, Progress
 from .restore import Restored
 from .restore import restore as restore_namespace
+from .runtime import Command
+from .trust import who_could_change
 from .turning import segments_kept
 
 IPC = "ipc"  # the directory of the set, beside those of the containers
+_CONTAINERS = "ipcimg-containers"
 _ELSEWHERE = "ipcimg-elsewhere"  # in the directory of a container
-_PLACES = re.compile(r"\{(?:dir)?\}")  # in a command
-_PATIENCE = 2.0  # seconds for a process of the sandbox to fall asleep
-_ENDED = 10.0  # seconds for a command to end when it is told to
-_PAUSE = 0.01  # seconds between two looks
+_LARGEST = 1 << 20  # bytes of these two
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,53 +86,99 @@ def dump(
     directory, while all are frozen, in the IPC namespace of the caller; when it has ended with status 0
     the container is detached, and told is called with it. At the end whatever is still there goes on,
     or stays frozen with leave_frozen; on any error it goes on, also if we are killed, and what was dumped is removed,
-    unless a container was checkpointed already. Raises an IpcimgError.
+    unless a container may have been checkpointed already. Raises an IpcimgError.
     """
     place = os.path.abspath(directory)
     if source.is_initial:
         raise NamespaceError("the machine's own IPC namespace is that of no pod")
     _refuse_names(containers)
+    runtime = Command(command)
+    runtime.expect_fit(containers)
     for name in (IPC, *containers):
         _expect_empty(os.path.join(place, name))
-    done: list[str] = []
-    with interrupts.handled(), interrupts.kept_running(), contextlib.ExitStack() as stack:
+    if os.path.lexists(listed_in := os.path.join(place, _CONTAINERS)):
+        raise DirectoryError(f"{listed_in} is there: is it of another dump?")
+    with (
+        interrupts.handled(),
+        interrupts.kept_running(),
+        source.locked(),  # so nobody else freezes or thaws the same containers
+        contextlib.ExitStack() as stack,
+    ):
         with doing(f"looking for the containers of {source.described}"):
             of_containers = _cgroups(source, containers, sandbox)
-        stopped = stack.enter_context(cgroups.frozen([of_containers[name] for name in containers]))
+        stack.callback(progress.stage, "leaving the containers")
+        progress.stage(FREEZING)
+        stopped = stack.enter_context(cgroups.frozen(list(of_containers.values())))
+        stack.callback(progress.stage, LETTING_GO)
         with doing(f"looking for the processes of {source.described}"):
-            others, sees_all = _Others.of(source, of_containers, sandbox)
+            others, sees_all = Bystanders.of(source, of_containers, sandbox)
+
+        def expect_at_rest() -> None:
+            others.expect_idle()
+            _expect_frozen(of_containers)
+
         stack.enter_context(_made(place))
-        images = os.path.join(place, IPC)
-        unless_needed = stack.enter_context(contextlib.ExitStack())
+        its = stack.enter_context(_removed_on_error(place))
         with interrupts.part() if command else contextlib.nullcontext():
-            dumped = dump_namespace(images, source, frozen=sees_all, when_read=others.expect_idle, progress=progress)
-            if command:
-                unless_needed.callback(_remove, images)
+            dumped = dump_namespace(its.images, source, frozen=sees_all, when_read=expect_at_rest, progress=progress)
         if command:
             progress.stage("containers")
-            with source.locked(), _segments_kept(source), podnote.written(source.inode, images) as note:
-                pod = detach.pod(images)
-                for name in containers:
-                    try:
-                        container = _checkpoint(name, os.path.join(place, name), command, pod, note)
-                    except IpcimgError as error:
-                        before = f"; {listed(done)} had been checkpointed before" if done else ""
-                        raise CommandError(f"container {name}: {error}{before}") from error
-                    done.append(name)
-                    unless_needed.pop_all()  # the container may have ended by that
-                    told(container)
+            with new_file(listed_in) as file:
+                file.write(json.dumps(list(containers)).encode())
+            _checkpoint_each(its, source, of_containers, runtime, told)
+        if leave_frozen:
+            _expect_frozen(of_containers)
         interrupts.finished()
         if leave_frozen:
             stopped.clear()
     return dumped
 
 
-def _remove(directory: str) -> None:
-    """Remove a set of ours, with its directory."""
-    import shutil
+class _Set:
+    """What has been dumped so far."""
 
-    with interrupts.deferred():
-        shutil.rmtree(directory)
+    def __init__(self, place: str) -> None:
+        self.place, self.images = place, os.path.join(place, IPC)
+        self.is_needed = False  # may a container have ended since?
+
+
+@contextlib.contextmanager
+def _removed_on_error(place: str) -> Iterator[_Set]:
+    """The set, and the list of containers, go on any error inside the with block, unless they are needed."""
+    its = _Set(place)
+    was_there = os.path.isdir(its.images)
+    try:
+        yield its
+    except BaseException as error:
+        if not its.is_needed:
+            with interrupts.deferred():
+                try:
+                    _remove(its, was_there)
+                except OSError as left:
+                    if isinstance(error, IpcimgError):
+                        why = f"{error}; and what was dumped could not be removed: {explain(left)}"
+                        raise DirectoryError(why) from error
+        raise
+
+
+def _remove(its: _Set, was_there: bool) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(its.place, _CONTAINERS))
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(its.images):  # it was empty before
+            os.unlink(os.path.join(its.images, name))
+        if not was_there:
+            os.rmdir(its.images)
+
+
+def _expect_frozen(of_containers: Mapping[str, Cgroup]) -> None:
+    """Raise NamespaceError where somebody has thawed one."""
+    for name, cgroup in of_containers.items():
+        with doing(f"looking at container {name}"):
+            if cgroup.members() and not cgroup.is_frozen():
+                raise NamespaceError(
+                    f"container {name} goes on: somebody has thawed its cgroup {cgroup.path} meanwhile"
+                )
 
 
 def _refuse_names(containers: Mapping[str, int]) -> None:
@@ -134,10 +188,12 @@ def _refuse_names(containers: Mapping[str, int]) -> None:
 
 
 def _expect_empty(path: str) -> None:
-    """Raise DirectoryError where something is in the way of what is to be dumped."""
+    """Raise DirectoryError where something is in the way of what is to be dumped, or others could change that."""
     try:
         if os.listdir(path):
             raise DirectoryError(f"{path} is not empty: is it of another dump?")
+        if why := who_could_change(os.stat(path)):
+            raise DirectoryError(f"{path} {why}")
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -172,7 +228,9 @@ def _cgroups(
     not_to_stop = dict.fromkeys(ours(), "ipcimg itself") | ({} if sandbox is None else {sandbox: "the sandbox"})
     for name, pid in containers.items():
         if pid not in users:
-            raise NamespaceError(f"container {name}: process {pid} is not in {source.described}")
+            gone = not os.path.exists(f"/proc/{pid}")
+            what = f"there is no process {pid}" if gone else f"process {pid} is not in {source.described}"
+            raise NamespaceError(f"container {name}: {what}")
         cgroup = cgroups.of_process(pid)
         if cgroup is None:
             raise NamespaceError(f"container {name}: process {pid} has no cgroup of its own that could be frozen")
@@ -185,59 +243,6 @@ def _cgroups(
                 raise NamespaceError(f"containers {another} and {name} are in one cgroup, {cgroup.path}")
         found[name] = cgroup
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """Processes of the namespace that are in no container: at most one, which sleeps."""
-
-    switches: Mapping[int, tuple[int, ...]]  # by process: how often its threads gave up their processor
-
-    @staticmethod
-    def of(
-        source: namespace.IpcNamespace, containers: Mapping[str, Cgroup], sandbox: int | None
-    ) -> tuple[_Others, bool]:
-        """Look for them; and tell whether no other process can be hidden. Raises NamespaceError, OSError."""
-        users, sees_all = freeze.processes(source)
-        stopped: set[int] = set()
-        for cgroup in containers.values():
-            stopped |= cgroup.members()
-        others = users - stopped
-        beside = others - {sandbox} if sandbox is not None else others if len(others) > 1 else set()
-        if beside:
-            raise NamespaceError(
-                f"process {min(beside)} of {source.described} is in none of the containers {listed(list(containers))}, "
-                "and would go on"
-            )
-        return _Others({pid: _asleep(pid) for pid in others}), sees_all
-
-    def expect_idle(self) -> None:
-        """Raise NamespaceError where one of them has run since. Who sleeps and was never switched has not run."""
-        for pid, before in self.switches.items():
-            with doing(f"looking at process {pid}"):
-                if _switches(pid) != before:
-                    raise NamespaceError(f"process {pid} is in no container, and ran while the namespace was read")
-
-
-def _asleep(pid: int) -> tuple[int, ...]:
-    until = time.monotonic() + _PATIENCE
-    while (found := _switches(pid)) is None:
-        if time.monotonic() > until:
-            raise NamespaceError(f"process {pid} is in no container, and does not sleep: who keeps a namespace has to")
-        time.sleep(_PAUSE)
-    return found
-
-
-def _switches(pid: int) -> tuple[int, ...] | None:
-    """For each thread its number and its switches of both kinds; None where one does not sleep. Raises OSError."""
-    found: list[int] = []
-    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
-        with open(f"/proc/{pid}/task/{tid}/status", errors="surrogateescape") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        if lines["State"].split()[0] not in ("S", "T", "t"):
-            return None
-        found += tid, int(lines["voluntary_ctxt_switches"]), int(lines["nonvoluntary_ctxt_switches"])
-    return tuple(found)
 
 
 @contextlib.contextmanager
@@ -261,22 +266,79 @@ def _segments_kept(source: namespace.IpcNamespace) -> Iterator[None]:
                 inside.close()
 
 
-def _checkpoint(name: str, place: str, command: Sequence[str], pod: detach.Pod, note: podnote.Note) -> Container:
-    """Have the runtime checkpoint a container, and detach it, unless a hook has."""
-    before = len(note.detached)
-    with _made(place):
-        _run(command, name, place)
-        if os.listdir(place):
-            detach.detach(place, pod)
-            return Container(name, place, elsewhere=False)
-        if len(note.detached) == before:
-            raise CommandError(
-                f"nothing is in {place}, and no `ipcimg hook` of criu's has detached what was dumped elsewhere"
-            )
-        where = note.detached[-1]
-        with open(os.path.join(place, _ELSEWHERE), "w", errors="surrogateescape") as file:
-            file.write(f"{where}\n")
-    return Container(name, where, elsewhere=True)
+def _checkpoint_each(
+    its: _Set, source: namespace.IpcNamespace, of_containers: Mapping[str, Cgroup], runtime: Command, told: Told
+) -> None:
+    """Have the runtime checkpoint one container after the other. Raises CommandError."""
+    left = dict(of_containers)
+    with _segments_kept(source), podnote.written(source.inode, its.images, podnote.DUMP) as note:
+        pod = detach.pod(its.images)
+        for name in of_containers:
+            with doing(f"looking at container {name}"):
+                checkpoint = _Checkpoint(name, os.path.join(its.place, name), left[name], note)
+            try:
+                _expect_frozen(left)
+                container = checkpoint.make(runtime, pod)
+            except BaseException as error:
+                if runtime.goes_on or not checkpoint.left_nothing():
+                    its.is_needed = True
+                done = [one for one in of_containers if one not in left]
+                more = f"; {listed(done)} had been checkpointed before" if done else ""
+                if its.is_needed:
+                    more += f"; the set in {its.images} stays, since containers may have ended"
+                if isinstance(error, interrupts.Interrupted):
+                    error.args = (f"{error}, at container {name}{more}",)
+                if not isinstance(error, IpcimgError | OSError):
+                    raise
+                why = explain(error) if isinstance(error, OSError) else str(error)
+                raise CommandError(f"container {name}: {why}{more}") from error
+            its.is_needed = True
+            del left[name]
+            told(container)
+
+
+class _Checkpoint:
+    """What becomes of a container."""
+
+    def __init__(self, name: str, place: str, cgroup: Cgroup, note: podnote.Note) -> None:
+        self._name, self._place, self._cgroup, self._note = name, place, cgroup, note
+        self._members = cgroup.members()
+        self._before = len(note.detached)
+
+    def make(self, runtime: Command, pod: detach.Pod) -> Container:
+        """Have the runtime checkpoint it, and detach it, unless a hook has. Raises an IpcimgError, OSError."""
+        with _made(self._place):
+            runtime.run(self._name, self._place)
+            elsewhere = self._note.detached[self._before :]
+            if _dumped_by_criu(self._place) or (os.listdir(self._place) and not elsewhere):
+                detach.detach(self._place, pod)
+                return Container(self._name, self._place, elsewhere=False)
+            if not elsewhere:
+                raise CommandError(
+                    f"nothing is in {self._place}, and no `ipcimg hook` of criu's has detached what was dumped "
+                    "elsewhere"
+                )
+            where = [where for task, where in elsewhere if task in self._members]
+            if not where:
+                raise CommandError(
+                    f"what was dumped elsewhere, {elsewhere[-1][1]}, is of process {elsewhere[-1][0]}, which was not "
+                    "in it"
+                )
+            with new_file(os.path.join(self._place, _ELSEWHERE)) as file:
+                file.write(json.dumps({"images_dir": where[-1], "pod": pod.digest}).encode())
+        return Container(self._name, where[-1], elsewhere=True)
+
+    def left_nothing(self) -> bool:
+        """Is all as it was, so that the container cannot have been checkpointed?"""
+        try:
+            empty = not os.path.exists(self._place) or not os.listdir(self._place)
+            return empty and len(self._note.detached) == self._before and self._members <= self._cgroup.members()
+        except OSError:
+            return False
+
+
+def _dumped_by_criu(place: str) -> bool:
+    return os.path.lexists(os.path.join(place, INVENTORY))
 
 
 # ---- restore -------------------------------------------------------------------------------
@@ -288,15 +350,18 @@ def restore(
     containers: Sequence[str] = (),
     *,
     command: Sequence[str] = (),
+    objects_are_there: bool = False,
+    made: Callable[[Restored], None] = lambda restored: None,
     told: Told = lambda container: None,
     progress: Progress = NOBODY,
-) -> Restored:
+) -> Restored | None:
     """Make what a pod's namespace held in another one, then run the command for each container: see dump().
 
-    containers are their names, by default all in the directory; each has to be detached from this pod, here or where
-    its runtime had it. Segments that only attachments keep alive are kept by a holder until somebody has attached them.
-    told is called with each that was restored. If a command fails, what was made stays, since containers may use it.
-    Raises an IpcimgError.
+    containers are their names, by default all that the dump was of; each has to be detached from this pod, here or
+    where its runtime had it. Segments that only attachments keep alive are kept by a holder until somebody has attached
+    them. objects_are_there says that they were made before, which is seen by their ids and keys; then None is returned.
+    made is called when they have been made, told with each container that was restored. If a command fails, what was
+    made stays, since containers may use it. Raises an IpcimgError.
     """
     place = os.path.abspath(directory)
     images = os.path.join(place, IPC)
@@ -306,81 +371,99 @@ def restore(
         raise DirectoryError(f"{place}: there is no directory {IPC} in it: no pod was dumped into it")
     names = list(containers) or _containers(place)
     _refuse_names(dict.fromkeys(names, 0))
+    runtime = Command(command)
+    runtime.expect_fit(names)
     if command and not names:
         raise DirectoryError(f"{place}: no container was dumped into it")
     pod = detach.pod_digest(images)
     for name in names:
-        if os.path.exists(os.path.join(place, name, _ELSEWHERE)):
-            continue
-        if detach.detached_from(os.path.join(place, name)) != pod:
-            raise DirectoryError(
-                f"container {name}: {os.path.join(place, name)} is not detached from {images}; "
-                f"see `ipcimg pod detach --pod {place} {os.path.join(place, name)}`"
-            )
-    done: list[str] = []
+        _expect_of_pod(name, os.path.join(place, name), images, pod)
     with interrupts.handled():
-        with interrupts.part() if command else contextlib.nullcontext():
-            restored = restore_namespace(images, target, hold=True, progress=progress)
-        if not command:
-            return restored
-        progress.stage("containers")
-        try:
-            for name in names:
-                try:
-                    _run(command, name, os.path.join(place, name))
-                except IpcimgError as error:
-                    before = f", and {listed(done)} restored" if done else ""
-                    raise CommandError(
-                        f"container {name}: {error}; the objects of the pod are there{before}"
-                    ) from error
-                done.append(name)
-                told(Container(name, os.path.join(place, name), elsewhere=False))
-            interrupts.finished()
-        finally:
-            # criu has set it to 0 with each container. Nothing is destroyed by it that the holder has attached.
-            with (
-                interrupts.deferred(),
-                target.entered(),
-                doing(f"setting kernel.shm_rmid_forced of {target.described}"),
-            ):
-                var.set_rmid_forced(imageset.load(images).variables)
+        restored: Restored | None = None
+        if objects_are_there:
+            _expect_objects(images, target)
+        else:
+            with interrupts.part() if command else contextlib.nullcontext():
+                restored = restore_namespace(images, target, hold=True, progress=progress)
+            made(restored)
+        if command:
+            progress.stage("containers")
+            with podnote.written(target.inode, images, podnote.RESTORE):
+                _restore_each(place, names, target, images, runtime, told)
+        interrupts.finished()
     return restored
 
 
+def _expect_objects(images: str, target: namespace.IpcNamespace) -> None:
+    """Raise NamespaceError where an object of the set is not in the namespace, by kind, id and key."""
+    wanted = {(kind, one.permissions.id, one.permissions.key) for kind, one in imageset.load(images).objects()}
+    with target.entered(), doing("looking at the objects of the target"):
+        missing = sorted(wanted - set(objects(*NAMES)))
+    if missing:
+        names = listed([f"{NAMES[kind]} {number} with key {key:#010x}" for kind, number, key in missing])
+        raise NamespaceError(f"{names}: of the pod, and not in {target.described}")
+
+
+def _restore_each(
+    place: str, names: Sequence[str], target: namespace.IpcNamespace, images: str, runtime: Command, told: Told
+) -> None:
+    """Have the runtime restore one container after the other. Raises an IpcimgError."""
+    done: list[str] = []
+    try:
+        for name in names:
+            where = os.path.join(place, name)
+            try:
+                runtime.run(name, where)
+            except IpcimgError as error:
+                before = f", and {listed(done)} restored" if done else ""
+                raise CommandError(f"container {name}: {error}; the objects of the pod are there{before}") from error
+            done.append(name)
+            told(Container(name, where, elsewhere=False))
+    finally:
+        # criu has set it to 0 with each container. Nothing is destroyed by it that the holder has attached.
+        with interrupts.deferred(), target.entered(), doing(f"setting kernel.shm_rmid_forced of {target.described}"):
+            var.set_rmid_forced(imageset.load(images).variables)
+
+
+def _expect_of_pod(name: str, place: str, images: str, pod: str) -> None:
+    """Raise DirectoryError where what was dumped of a container is not detached from the set with this digest."""
+    elsewhere = os.path.join(place, _ELSEWHERE)
+    if os.path.lexists(elsewhere):
+        if _read(elsewhere, lambda found: found["pod"]) != pod:
+            raise DirectoryError(
+                f"container {name}: what {elsewhere} tells of was detached from another set than {images}"
+            )
+    elif detach.detached_from(place) != pod:
+        raise DirectoryError(
+            f"container {name}: {place} is not detached from {images}; see `ipcimg pod detach --pod "
+            f"{os.path.dirname(images)} {place}`"
+        )
+
+
 def _containers(place: str) -> list[str]:
-    """The names of the containers that were dumped into a directory. Raises DirectoryError."""
+    """The names of the containers that a dump was of, or else of all that are there. Raises DirectoryError."""
+    path = os.path.join(place, _CONTAINERS)
+    if os.path.lexists(path):
+        return _read(path, _names)
     try:
         with os.scandir(place) as found:
-            return sorted(one.name for one in found if one.name != IPC and one.is_dir(follow_symlinks=False))
+            return sorted(one.name for one in found if one.name != IPC and one.is_dir())
     except OSError as error:
         raise DirectoryError(explain(error)) from error
 
 
-# ---- the command of the runtime ------------------------------------------------------------
+def _names(found: object) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise TypeError
+    return found
 
 
-def _run(command: Sequence[str], name: str, place: str) -> None:
-    """Run the command for a container, to its end. Raises CommandError. A signal ends it first."""
-    import shlex
-    import subprocess
-
-    arguments = [_PLACES.sub(lambda found: name if found[0] == "{}" else place, word) for word in command]
-    said = shlex.join(arguments)
+def _read(path: str, wanted: Callable[[Any], _T]) -> _T:
+    """What is wanted of a file of ours. Raises DirectoryError where it is not as it was written."""
     try:
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+        with open(path, "rb") as file:
+            return wanted(json.loads(file.read(_LARGEST)))
     except OSError as error:
-        raise CommandError(f"`{said}`: {explain(error)}") from error
-    try:
-        status = process.wait()
-    except BaseException:
-        with interrupts.deferred():
-            process.terminate()
-            try:
-                process.wait(_ENDED)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        raise
-    if status:
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise CommandError(f"`{said}` {how}")
+        raise DirectoryError(explain(error)) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DirectoryError(f"{path} is not as `ipcimg pod dump` writes it") from error

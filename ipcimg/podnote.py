@@ -1,11 +1,12 @@
-"""That a pod is being dumped: a note for the hooks of the criu processes that its containers' runtimes start.
+"""That a pod is being dumped, or restored: a note for the hooks of the criu processes that its runtimes start.
 
 Most runtimes pack what criu has dumped into an archive of their own, and detaching comes too late then. But criu calls
-`ipcimg hook` before that. By the IPC namespace of its tasks the hook finds the note, detaches, and adds a line to it,
-by which the one who dumps the pod knows that it was done.
+`ipcimg hook` before that. By the IPC namespace of its tasks the hook finds the note, detaches, and adds to it where and
+of which task: so the one who dumps the pod knows that it was done. When a container is restored, the note tells the
+hook of which set the objects are that are there.
 
-A note is a file with the path of the pod's set in its first line. Its writer has it locked (flock(2)), so one that is
-not locked has lost its writer, and means nothing.
+A note is a file: its purpose, then the path of the pod's set, then what hooks have added. Its writer has it locked
+(flock(2)), so one that is not locked has lost its writer, and means nothing.
 """
 
 from __future__ import annotations
@@ -20,30 +21,36 @@ from .errors import DirectoryError, explain
 from .trust import who_could_change
 
 DIRECTORY = "/run/ipcimg"
+DUMP, RESTORE = "dump", "restore"  # purposes
 _LARGEST = 1 << 20  # bytes of a note
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The note of a pod that is being dumped."""
+    """The note of a pod that is being dumped or restored."""
 
     fd: int  # of its file
 
     @property
     def images(self) -> str:
         """The image directory of the pod's set. Raises DirectoryError."""
-        return self._lines()[0]
+        return self._lines()[1]
 
     @property
-    def detached(self) -> list[str]:
-        """The image directories that hooks have detached, in order. Raises DirectoryError."""
-        return self._lines()[1:]
+    def detached(self) -> list[tuple[int, str]]:
+        """The task and the image directory of each dump that a hook has detached, in order. Raises DirectoryError."""
+        return [(int(task), where) for task, _, where in (line.partition(" ") for line in self._lines()[2:])]
 
-    def add(self, directory: str) -> None:
-        """An image directory was detached. Raises DirectoryError."""
-        self._append(directory)
+    def add(self, task: int, directory: str) -> None:
+        """What was dumped of the task and those below it was detached in an image directory. Raises DirectoryError."""
+        self.append(f"{task} {directory}")
 
-    def _append(self, line: str) -> None:
+    def is_for(self, purpose: str) -> bool:
+        """Is that its purpose? Raises DirectoryError."""
+        return self._lines()[0] == purpose
+
+    def append(self, line: str) -> None:
+        """Add a line. Raises DirectoryError."""
         with _noting():
             os.write(self.fd, os.fsencode(line) + b"\0\n")  # at once, at the end: there may be several hooks
 
@@ -54,30 +61,32 @@ class Note:
 
 
 @contextlib.contextmanager
-def written(inode: int, images: str) -> Iterator[Note]:
-    """A note that the IPC namespace with this inode is dumped in images, there inside the with block.
+def written(inode: int, images: str, purpose: str) -> Iterator[Note]:
+    """A note that the IPC namespace with this inode is dumped in images, or restored, there inside the with block.
 
-    Raises DirectoryError, also where somebody else is dumping it.
+    It takes the place of another one. Raises DirectoryError.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    path, new = _path(inode), f"{_path(inode)}.{os.getpid()}.new"
     with contextlib.ExitStack() as stack:
         with _noting():
             with contextlib.suppress(FileExistsError):
-                os.mkdir(DIRECTORY, 0o700)
+                os.mkdir(DIRECTORY, 0o711)  # anybody may look whether there is a note
             _refuse_others()
-            fd = os.open(_path(inode), flags, 0o600)
+            _unlink(new)  # what a killed one has left
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stack.callback(os.unlink, _path(inode))
-            os.ftruncate(fd, 0)  # what a killed one has left
-        note = Note(fd)
-        note._append(images)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            note = Note(fd)
+            note.append(purpose)
+            note.append(images)
+            os.rename(new, path)
+            stack.callback(_unlink, path)
         yield note
 
 
 @contextlib.contextmanager
-def found(inode: int) -> Iterator[Note | None]:
-    """The note of the IPC namespace with this inode, if its pod is being dumped. Raises DirectoryError."""
+def found(inode: int, purpose: str) -> Iterator[Note | None]:
+    """The note of the IPC namespace with this inode, if its pod is being dumped, or restored. Raises DirectoryError."""
     with contextlib.ExitStack() as stack:
         note = None
         with _noting(), contextlib.suppress(FileNotFoundError):
@@ -88,11 +97,16 @@ def found(inode: int) -> Iterator[Note | None]:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 note = Note(fd)
-        yield note
+        yield note if note is not None and note.is_for(purpose) else None
 
 
 def _path(inode: int) -> str:
     return os.path.join(DIRECTORY, f"pod-{inode}")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _refuse_others() -> None:
@@ -104,7 +118,5 @@ def _refuse_others() -> None:
 def _noting() -> Iterator[None]:
     try:
         yield
-    except BlockingIOError as error:
-        raise DirectoryError("another dump of this pod is running") from error
     except OSError as error:
-        raise DirectoryError(f"the note of a pod's dump: {explain(error)}") from error
+        raise DirectoryError(f"the note of a pod: {explain(error)}") from error

@@ -28,12 +28,13 @@ def new(
     )
 
 
-def add_namespace(parser: argparse.ArgumentParser, what: str) -> argparse._MutuallyExclusiveGroup:
-    group = parser.add_mutually_exclusive_group()
+def add_namespace(
+    parser: argparse.ArgumentParser, what: str, *, required: bool = False
+) -> argparse._MutuallyExclusiveGroup:
+    group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("-t", "--tree", type=number, metavar="PID", help=f"the {what}: that of this process")
-    group.add_argument(
-        "--ipc-ns", metavar="PATH", help=f"the {what}: the one this file stands for (default: the caller's own)"
-    )
+    default = "" if required else " (default: the caller's own)"
+    group.add_argument("--ipc-ns", metavar="PATH", help=f"the {what}: the one this file stands for{default}")
     return group
 
 

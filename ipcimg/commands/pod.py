@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..commandline import DONE, number, report
-from ..errors import NamespaceError
 from . import arguments, outcome
 from .arguments import Commands, new
 from .outcome import Outcome
 
 if TYPE_CHECKING:
-    from ..namespace import IpcNamespace
     from ..pod import Container
+    from ..restore import Restored
 
 _RUN = "run it for each container, with {} replaced by its name and {dir} by its directory"
 
@@ -76,12 +75,17 @@ def _add_restore(steps: Commands) -> None:
         metavar="NAME",
         help="a container (repeatable; default: all that are in DIR)",
     )
+    restore.add_argument(
+        "--objects-are-there",
+        action="store_true",
+        help="an earlier call has made the objects: only see that they are there, and restore containers",
+    )
     _add_rest(restore)
     restore.set_defaults(run=_restore)
 
 
 def _add_places(step: argparse.ArgumentParser, what: str) -> None:
-    arguments.add_namespace(step, what)
+    arguments.add_namespace(step, what, required=True)
     step.add_argument("-D", "--images-dir", metavar="DIR", required=True, help="the directory of the pod")
 
 
@@ -120,7 +124,7 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if len(containers) < len(options.container):
         parser.error("a --container is named twice")
     with _told(parser, options, "Dumping", outcome.OF_DUMP) as told, contextlib.ExitStack() as stack:
-        source = stack.enter_context(_namespace(options))
+        source = stack.enter_context(arguments.namespace_of(options))
         told.about(source)
         dumped = dump(
             options.images_dir,
@@ -140,23 +144,30 @@ def _dump(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _restore(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from ..pod import images_of, restore
 
+    if len(set(options.container)) < len(options.container):
+        parser.error("a --container is named twice")
     with _told(parser, options, "Restoring", outcome.OF_RESTORE) as told, contextlib.ExitStack() as stack:
-        target = stack.enter_context(_namespace(options))
+        target = stack.enter_context(arguments.namespace_of(options))
         told.about(target)
-        restored = restore(
+
+        def made(restored: Restored) -> None:
+            told.of_restore(restored)
+            told.line(f"restored {arguments.counts(restored.counts)} from {images_of(options.images_dir)}")
+            if restored.holder is not None:
+                held = ", ".join(map(str, restored.held))
+                told.line(f"process {restored.holder} keeps shared memory segments {held} until somebody attaches them")
+
+        restore(
             options.images_dir,
             target,
             options.container,
             command=arguments.command_of(options),
+            objects_are_there=options.objects_are_there,
+            made=made,
             told=_tell(told, "restored container {} from {}"),
             progress=told.watching(stack.enter_context(arguments.progress(options, "restoring"))),
         )
-        told.of_restore(restored)
-        lines = [f"restored {arguments.counts(restored.counts)} from {images_of(options.images_dir)}"]
-        if restored.holder is not None:
-            held = ", ".join(map(str, restored.held))
-            lines.append(f"process {restored.holder} keeps shared memory segments {held} until somebody attaches them")
-        told.done(*lines)
+        told.done(*(["the objects of the pod were there"] if options.objects_are_there else []))
     return DONE
 
 
@@ -197,9 +208,3 @@ def _detach(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         new_one = detach.detach(directory, pod)
         report(parser, f"{directory} is detached from {pod.path}{'' if new_one else ' already'}")
     return DONE
-
-
-def _namespace(options: argparse.Namespace) -> IpcNamespace:
-    if options.tree is None and options.ipc_ns is None:
-        raise NamespaceError("the caller's own IPC namespace is that of no pod: name that of the sandbox, -t PID")
-    return arguments.namespace_of(options)

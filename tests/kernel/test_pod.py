@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ipcimg as package
-from ipcimg import interrupts
+from ipcimg import bystanders, interrupts
 from ipcimg.pod import dump
 from tests.commands import IPCIMG, ipcimg, refused, report, run, same
 from tests.test_criudump import ids, inventory
@@ -187,7 +187,7 @@ def test_dump_and_restore(pod: Containers, target: Namespace) -> None:
             [*IPCIMG, "pod", "restore", "-t", str(target.pid), "-D", pod.directory, *command], stdout=output, check=True
         )
     lines = file.read_text().splitlines()
-    assert lines[:4] == [
+    assert lines[1:] == [
         line
         for name in NAMES
         for line in (
@@ -222,7 +222,9 @@ def test_what_programs_are_told(pod: Containers, target: Namespace) -> None:
     assert found["images_dir"] == str(pod.directory)
     containers = [{"name": name, "images_dir": f"{pod.directory}/{name}", "elsewhere": False} for name in NAMES]
     assert found["containers"] == containers
-    assert list(found["seconds"]["stages"])[-1] == "containers"
+    assert list(found["seconds"]["stages"])[-3] == "containers"
+    assert 0 < found["seconds"]["freezing"] < found["seconds"]["total"]
+    assert found["seconds"]["stages"]["containers"] < found["seconds"]["frozen"] < found["seconds"]["total"]
     assert f"checkpointed container second into {pod.directory}/second" in log.read_text()
     assert "Dumping finished successfully" in log.read_text()
 
@@ -290,8 +292,8 @@ def test_rmid_forced(pod: Containers, target: Namespace) -> None:
     assert package.load(pod.directory / "ipc").variables.shm_rmid_forced == 1
     assert package.load(pod.directory / "first").variables.shm_rmid_forced == 0
 
-    forget = ("--", "nsenter", f"--ipc={target.path}", "sh", "-c", "echo 0 >/proc/sys/kernel/shm_rmid_forced")
-    holder = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, *forget).stdout.splitlines()[-1]
+    forget = ("--", "nsenter", f"--ipc={target.path}", "sh", "-c", "echo 0 >/proc/sys/kernel/shm_rmid_forced", "{}")
+    holder = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, *forget).stdout.splitlines()[1]
     assert holder.endswith(" keeps shared memory segments 97 until somebody attaches them")
     assert target.do(lambda: (oracle.variables()["kernel/shm_rmid_forced"], list(oracle.table("shm")))) == ("1", [97])
     os.kill(int(holder.split()[1]), signal.SIGTERM)
@@ -372,35 +374,176 @@ def fails(pod: Containers, *options: object) -> str:
 def test_second_command_fails(pod: Containers) -> None:
     line = fails(pod, *pod.runtime('[ "$1" = first ] || exit 3'))
     assert line.startswith("container second: `sh -c ")
-    assert line.endswith("ended with status 3; first had been checkpointed before")
+    assert line.endswith(
+        f"ended with status 3; first had been checkpointed before; the set in {pod.directory}/ipc stays, since "
+        "containers may have ended"
+    )
 
 
-def test_command_that_is_not_there(pod: Containers) -> None:
-    assert fails(
-        pod, "--", "/nowhere/runtime", "{}"
-    ) == "container first: `/nowhere/runtime first`: /nowhere/runtime: " + ("No such file or directory")
+def test_command_that_is_not_there(pod: Containers, target: Namespace) -> None:
+    assert fails(pod, "--", "/nowhere/runtime", "{}") == "/nowhere/runtime: there is no such command"
     assert not pod.directory.exists()
+    assert fails(pod, "--", "true") == "`true` is for no container: neither {} nor {dir} is in it"
+
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    line = refused("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "/nowhere/runtime", "{}")
+    assert line == "/nowhere/runtime: there is no such command"
+    assert target.do(lambda: oracle.table("msg")) == {}
 
 
 def test_command_that_is_killed(pod: Containers) -> None:
-    assert fails(pod, "--", "sh", "-c", "kill -9 $$").endswith("was ended by signal 9")
+    assert fails(pod, "--", "sh", "-c", "kill -9 $$", "{}").endswith("was ended by signal 9")
+
+
+def end(pod: Containers, name: str) -> str:
+    """What a runtime has happen to a container that it has checkpointed."""
+    thaw = "" if pod.version == 2 else f"echo THAWED >{pod.cgroup(name)}/freezer.state; "
+    return f"{thaw}kill -9 {pod.processes[name].pid}"
+
+
+def is_whole(pod: Containers) -> None:
+    ipcimg("verify", pod.directory / "ipc")
+
+
+def test_container_ends_and_cannot_be_detached(pod: Containers) -> None:
+    """What only the set has is lost with it."""
+    pod.namespace.do(lambda: oracle.send(99, 5, b"only in the set"))
+    line = fails(pod, *pod.runtime(end(pod, "first")))
+    assert line.endswith(f"; the set in {pod.directory}/ipc stays, since containers may have ended")
+    is_whole(pod)
+
+
+def test_container_ends_and_the_command_fails(pod: Containers) -> None:
+    assert "ended with status 1; the set in " in fails(pod, "--", "sh", "-c", f"{end(pod, 'first')}; false", "{}")
+    is_whole(pod)
+
+
+def test_what_is_in_the_way(pod: Containers) -> None:
+    for name in ("first", "ipc"):
+        (pod.directory / name).mkdir(parents=True)
+        (pod.directory / name).chmod(0o775)
+        line = fails(pod, *pod.runtime(end(pod, "first")))
+        assert line == f"{pod.directory}/{name} others can write it (mode 0775); chmod it, if you trust it"
+        (pod.directory / name).rmdir()
+    (pod.directory / "ipcimg-containers").touch()
+    assert fails(pod, *pod.runtime()) == f"{pod.directory}/ipcimg-containers is there: is it of another dump?"
+    assert [path.name for path in pod.directory.iterdir()] == ["ipcimg-containers"]
+
+
+def test_directories_that_were_there(pod: Containers, target: Namespace) -> None:
+    """Also behind links; and they stay when a dump fails."""
+    for name in ("ipc", "first", "second"):
+        (pod.scratch / "big" / name).mkdir(mode=0o700, parents=True)
+    pod.directory.mkdir(mode=0o700)
+    (pod.directory / "first").symlink_to(pod.scratch / "big/first")
+    (pod.directory / "second").mkdir(mode=0o700)
+    (pod.directory / "ipc").symlink_to(pod.scratch / "big/ipc")
+    assert fails(pod, "--", "false", "{}") == "container first: `false first` ended with status 1"
+    assert list((pod.scratch / "big/ipc").iterdir()) == []
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    said = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "true", "{}").stdout.splitlines()
+    assert said[1:] == [f"restored container {name} from {pod.directory}/{name}" for name in NAMES]
+
+
+def test_container_that_is_missing(pod: Containers, target: Namespace) -> None:
+    """What a dump did not come to is not left out in silence."""
+    fails(pod, *pod.runtime('[ "$1" = first ] || exit 3'))
+    arguments = ("pod", "restore", "-t", target.pid, "-D", pod.directory)
+    line = refused(*arguments, "--", "echo", "{}")
+    assert line.startswith(f"container second: {pod.directory}/second is not detached from {pod.directory}/ipc; see ")
+    (pod.directory / "ipcimg-containers").write_text('{"first": 1}')
+    assert refused(*arguments) == f"{pod.directory}/ipcimg-containers is not as `ipcimg pod dump` writes it"
+    assert target.do(lambda: oracle.table("msg")) == {}
+    said = ipcimg(*arguments, "--container", "first", "--", "echo", "{}").stdout
+    assert said.endswith(f"restored container first from {pod.directory}/first\n")
+    done = run(IPCIMG, *arguments, "--container", "first", "--container", "first", status=2)
+    assert done.stderr.endswith("a --container is named twice\n")
+
+
+def test_two_dumps_at_once(pod: Containers) -> None:
+    """The second one lets nobody go whom the first one has frozen."""
+    begun, go_on = pod.scratch / "begun", pod.scratch / "go on"
+    command = pod.runtime(f"touch {begun}; until [ -e '{go_on}' ]; do sleep 0.01; done")
+    with subprocess.Popen([*IPCIMG, *map(str, pod.dump_arguments("--leave-frozen", *command))]) as dumping:
+        until(begun.exists)
+        first, pod.directory = pod.directory, pod.scratch / "another"
+        line = refused(*pod.dump_arguments())
+        assert line.startswith(f"the IPC namespace of process {pod.namespace.pid} is locked by process {dumping.pid}: ")
+        assert (pod.frozen(), pod.marked()) == (list(NAMES), list(NAMES))
+        go_on.touch()
+    assert dumping.returncode == 0
+    assert pod.frozen() == list(NAMES)
+    assert not pod.directory.exists()
+    pod.directory = first
+
+
+@pytest.mark.parametrize("when", ["by the first command", "by the last command", "while the namespace is read"])
+def test_somebody_thaws(pod: Containers, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    control, word = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")][pod.version - 1]
+    path = pod.cgroup("second") / control
+    name = {"by the first command": "first", "by the last command": "second"}.get(when)
+    if name is None:
+        read = bystanders.Bystanders.expect_idle
+
+        def thaw(self: bystanders.Bystanders) -> None:
+            path.write_text(word)
+            read(self)
+
+        monkeypatch.setattr(bystanders.Bystanders, "expect_idle", thaw)
+    line = fails(pod, "--leave-frozen", *pod.runtime(f'[ "$1" != {name} ] || echo {word} >{path}'))
+    assert f"container second goes on: somebody has thawed its cgroup {pod.cgroup('second')} meanwhile" in line
+    assert pod.directory.exists() == (name is not None)
+
+
+def test_runtime_below_a_shell(pod: Containers) -> None:
+    """When the command is to end, it may go on below a shell; it is waited for, and what it may need stays."""
+    begun = pod.scratch / "begun"
+    script = f"sh -c 'sleep 1; {end(pod, 'first')}'; true"
+    arguments = pod.dump_arguments("--", "sh", "-c", f"touch {begun}; {script}", "{}")
+    with subprocess.Popen([*IPCIMG, *map(str, arguments)], stderr=subprocess.DEVNULL) as dumping:
+        until(begun.exists)
+        dumping.terminate()
+    assert dumping.returncode == 128 + signal.SIGTERM
+    assert pod.processes["first"].wait(_TIMEOUT) == -signal.SIGKILL
+    is_whole(pod)
+
+
+def test_holder_after_a_failure(pod: Containers, target: Namespace) -> None:
+    pod.namespace.do(lambda: oracle.segment(4, 4096, [(0, b"x")], wanted=1 << 20))
+    with subprocess.Popen(
+        ["nsenter", f"--ipc={pod.namespace.path}", sys.executable, "-c", KEEPER, str(1 << 20)], stdout=subprocess.PIPE
+    ) as attached:
+        assert attached.stdout is not None
+        attached.stdout.readline()
+        pod.put(attached.pid, pod.cgroup("first"))
+        pod.namespace.do(lambda: oracle.remove("shm", 1 << 20))
+        pod.prepare()
+        ipcimg(*pod.dump_arguments(*pod.runtime()))
+        attached.kill()
+    done = run(IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "false", "{}", status=1)
+    assert "; the objects of the pod are there" in done.stderr
+    [holder] = [line for line in done.stdout.splitlines() if line.startswith("process ")]
+    assert holder.endswith(f" keeps shared memory segments {1 << 20} until somebody attaches them")
+    os.kill(int(holder.split()[1]), signal.SIGTERM)
 
 
 def test_time_limit(pod: Containers, target: Namespace) -> None:
     """It holds for all commands, not for the dump of the namespace alone."""
     said = pod.scratch / "report"
     limited = ("--timeout", 3, "--report", said)
-    assert fails(pod, *limited, *pod.runtime('[ "$1" = first ] || exec sleep 3600')) == "timed out after 3 s"
+    forever = ("--", "sh", "-c", "exec sleep 3600", "{}")
+    assert fails(pod, *limited, *pod.runtime('[ "$1" = first ] || exec sleep 3600')) == (
+        "timed out after 3 s, at container second; first had been checkpointed before; the set in "
+        f"{pod.directory}/ipc stays, since containers may have ended"
+    )
     found = report(said.read_text())
     assert (found["status"], [one["name"] for one in found["containers"]]) == ("failed", ["first"])
     shutil.rmtree(pod.directory)
-    assert fails(pod, *limited, "--", "sleep", "3600") == "timed out after 3 s"
+    assert fails(pod, *limited, *forever) == "timed out after 3 s, at container first"
     assert not pod.directory.exists()
 
     ipcimg(*pod.dump_arguments(*pod.runtime()))
-    done = run(
-        IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, *limited, "--", "sleep", "3600", status=1
-    )
+    done = run(IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, *limited, *forever, status=1)
     assert "Error: timed out after 3 s" in done.stderr
     assert report(said.read_text())["containers"] == []
     same(pod.directory / "ipc", f"ns:{target.pid}")  # others may use it
@@ -427,12 +570,15 @@ def test_checkpoint_of_another_moment(pod: Containers) -> None:
     pod.namespace.do(lambda: oracle.send(99, 5, b"after CRIU's dump"))
     line = fails(pod, *pod.runtime())
     assert line.startswith(f"container first: image directory {pod.directory}/first: is not of the moment of the pod, ")
-    assert line.endswith("message queue 99: the number of messages is 3 in the pod and 2 in the container (and 1 more)")
+    assert line.endswith(
+        "message queue 99: the number of messages is 3 in the pod and 2 in the container (and 1 more); "
+        f"the set in {pod.directory}/ipc stays, since containers may have ended"
+    )
 
 
 def test_command_that_leaves_no_images(pod: Containers) -> None:
     nothing = f"container first: nothing is in {pod.directory}/first, and no `ipcimg hook` of criu's has detached"
-    assert fails(pod, "--", "true").startswith(nothing)
+    assert fails(pod, "--", "true", "{}").startswith(nothing)
     assert "there is no inventory.img in it" in fails(pod, "--", "touch", "{dir}/something")
 
 
@@ -509,6 +655,7 @@ def test_one_cgroup_for_both(pod: Containers) -> None:
 
 def test_process_that_is_elsewhere(pod: Containers) -> None:
     assert "container third: process 1 is not in the IPC namespace" in fails(pod, "--container", "third:1")
+    assert fails(pod, "--container", "third:4194305") == "container third: there is no process 4194305"
 
 
 def test_no_cgroup(pod: Containers) -> None:
@@ -536,7 +683,7 @@ def test_directory_that_is_not_empty(pod: Containers) -> None:
 def at_the_command(pod: Containers) -> Iterator[subprocess.Popen[bytes]]:
     """A dump whose command for the first container has begun."""
     began = pod.scratch / "began"
-    command = ["--", "sh", "-c", f"echo $$ >{began}.new; mv {began}.new {began}; exec sleep 3600"]
+    command = ["--", "sh", "-c", f"echo $$ >{began}.new; mv {began}.new {began}; exec sleep 3600", "{}"]
     arguments = list(map(str, pod.dump_arguments(*command)))
     process = subprocess.Popen([*IPCIMG, *arguments], stderr=subprocess.PIPE)
     try:
@@ -559,7 +706,7 @@ def test_signal(number: signal.Signals, pod: Containers) -> None:
         process.send_signal(number)
         assert process.wait(_TIMEOUT) == 128 + number
         assert process.stderr is not None
-        assert process.stderr.read() == f"ipcimg: Error: ended by {number.name}\n".encode()
+        assert process.stderr.read() == f"ipcimg: Error: ended by {number.name}, at container first\n".encode()
         command = int((pod.scratch / "began").read_text())
         assert not os.path.exists(f"/proc/{command}")
         assert pod.frozen() == []
@@ -611,6 +758,15 @@ def test_restore_that_fails(pod: Containers, target: Namespace) -> None:
     assert done.stderr.endswith("ended with status 1; the objects of the pod are there, and first restored\n")
     same(pod.directory / "ipc", f"ns:{target.pid}")
 
+    target.do(lambda: oracle.send(99, 7, b"by the first container"))
+    again = ("pod", "restore", "-t", target.pid, "-D", pod.directory, "--objects-are-there", "--container", "second")
+    said = ipcimg(*again, "--", "true").stdout.splitlines()
+    assert said == [f"restored container second from {pod.directory}/second", "the objects of the pod were there"]
+    target.do(lambda: oracle.remove("sem", 98))
+    assert refused(*again, "--", "true") == (
+        f"semaphore set 98 with key 0x00000002: of the pod, and not in the IPC namespace of process {target.pid}"
+    )
+
 
 def test_restore_of_some(pod: Containers, target: Namespace) -> None:
     ipcimg(*pod.dump_arguments(*pod.runtime()))
@@ -619,7 +775,7 @@ def test_restore_of_some(pod: Containers, target: Namespace) -> None:
     assert line.startswith(f"image directory {pod.directory}/first: ")
     assert target.do(lambda: oracle.table("msg")) == {}
     done = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--container", "second", "--", "true")
-    assert done.stdout.splitlines()[0] == f"restored container second from {pod.directory}/second"
+    assert done.stdout.splitlines()[-1] == f"restored container second from {pod.directory}/second"
 
 
 def test_restore_of_no_pod(target: Namespace, tmp_path: Path) -> None:
@@ -629,8 +785,8 @@ def test_restore_of_no_pod(target: Namespace, tmp_path: Path) -> None:
 
 def test_own_namespace(tmp_path: Path) -> None:
     for arguments in (("dump", "--container", "a:1"), ("restore",)):
-        line = refused("pod", *arguments, "-D", tmp_path)
-        assert line == "the caller's own IPC namespace is that of no pod: name that of the sandbox, -t PID"
+        done = run(IPCIMG, "pod", *arguments, "-D", tmp_path, status=2)
+        assert done.stderr.endswith("one of the arguments -t/--tree --ipc-ns is required\n")
 
 
 def test_initial_namespace(tmp_path: Path) -> None:
@@ -638,3 +794,18 @@ def test_initial_namespace(tmp_path: Path) -> None:
         pytest.fail("the tests do not run in the machine's own IPC namespace: NOT TESTED")
     line = refused("pod", "dump", "-t", os.getpid(), "--container", "a:1", "-D", tmp_path)
     assert line == "the machine's own IPC namespace is that of no pod"
+
+
+def test_paused_since_a_dump_was_killed(pod: Containers) -> None:
+    """Whose mark is left says nothing of who has it frozen now."""
+    for name in NAMES:
+        os.setxattr(pod.cgroup(name), MARKS[pod.version], b"")
+    pod.freeze("first", True)
+    line = refused(*pod.dump_arguments())
+    assert line == (
+        f"the cgroup {pod.cgroup('first')} was left frozen by an ipcimg that was killed; `ipcimg recover` thaws it"
+    )
+    assert pod.frozen() == ["first"]
+    os.removexattr(pod.cgroup("first"), MARKS[pod.version])
+    ipcimg(*pod.dump_arguments())
+    assert (pod.frozen(), pod.marked()) == (["first"], [])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,25 +77,23 @@ def at_post_setup_namespaces(pod: Containers, name: str, pid: int, *, status: in
 
 def test_detached_by_the_hook(pod: Containers, target: Namespace) -> None:
     said = ipcimg(*pod.dump_arguments(*runtime(pod))).stdout.splitlines()
-    assert sorted(path.name for path in pod.directory.iterdir()) == ["first", "ipc", "second"]
+    assert sorted(path.name for path in pod.directory.iterdir()) == ["first", "ipc", "ipcimg-containers", "second"]
     for name, line in zip(NAMES, said, strict=False):
         where = place(pod, name)
-        assert (pod.directory / name / "ipcimg-elsewhere").read_text() == f"{where}\n"
-        assert line == (
-            f"checkpointed container {name} into a place of its runtime's, where criu's hook has detached {where}"
-        )
+        assert json.loads((pod.directory / name / "ipcimg-elsewhere").read_text())["images_dir"] == str(where)
+        assert line == f"checkpointed container {name} into a place of its runtime's, {where}"
         assert (where / "ipcimg-segments").read_text() == "97 9000\n"
         assert not (where / "ipcns-shm-11.img").exists()
         assert f"CRIU's images are detached from {pod.directory}/ipc, where their pod is dumped" in hook_said(pod, name)
-    assert list(Path(podnote.DIRECTORY).glob("pod-*")) == []
+    assert list(Path(podnote.DIRECTORY).glob(f"pod-{os.stat(pod.namespace.path).st_ino}*")) == []
 
     missing = at_post_setup_namespaces(pod, "first", target.pid, status=1)
     assert missing.endswith(
-        "post-setup-namespaces: message queue 99, shared memory segment 97: of the pod, and not there; `ipcimg pod "
-        "restore` comes before its containers\n"
+        "post-setup-namespaces: message queue 99 with key 0x00000001, shared memory segment 97 with key 0x00000003: of "
+        "the pod, and not there; `ipcimg pod restore` comes before its containers\n"
     )
-    said = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "true").stdout.splitlines()
-    assert said[:2] == [f"restored container {name} from {pod.directory}/{name}" for name in NAMES]
+    said = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "true", "{}").stdout.splitlines()
+    assert said[1:] == [f"restored container {name} from {pod.directory}/{name}" for name in NAMES]
     same(pod.directory / "ipc", f"ns:{target.pid}")
     there = at_post_setup_namespaces(pod, "first", target.pid)
     assert "the 2 objects of the pod, from which CRIU's images are detached, are there" in there
@@ -121,6 +121,54 @@ def test_no_hook(pod: Containers) -> None:
     assert pod.frozen() == []
 
 
+def test_hook_of_another_container(pod: Containers) -> None:
+    command = runtime(pod)
+    command[3] = command[3].replace('"pid-$1"', '"pid-second"')
+    pid = pod.processes["second"].pid
+    line = run(IPCIMG, *pod.dump_arguments(*command), status=1).stderr.splitlines()[-1]
+    assert line.startswith(
+        f"ipcimg: Error: container first: what was dumped elsewhere, {place(pod, 'first')}, is of process {pid}, "
+        "which was not in it"
+    )
+
+
+def test_images_that_a_runtime_keeps_its_log_beside(pod: Containers) -> None:
+    command = [*runtime(pod), "{dir}"]
+    command[3] += '; echo said >"$2/dump.log"'
+    said = ipcimg(*pod.dump_arguments(*command)).stdout
+    assert said.startswith(f"checkpointed container first into a place of its runtime's, {place(pod, 'first')}\n")
+
+
+def test_container_of_another_pod(pod: Containers, target: Namespace) -> None:
+    """With objects of the same ids and keys, and other contents."""
+    ipcimg(*pod.dump_arguments(*runtime(pod)))
+    pod.namespace.do(lambda: oracle.send(99, 4, b"of another one"))
+    pod.prepare()
+    first, pod.directory = pod.directory, pod.scratch / "another"
+    shutil.rmtree(pod.scratch / "runtime")
+    ipcimg(*pod.dump_arguments(*runtime(pod)))
+    shutil.copytree(first / "first", pod.directory / "first", dirs_exist_ok=True)
+    arguments = ("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "echo", "{}")
+    assert refused(*arguments) == (
+        f"container first: what {pod.directory}/first/ipcimg-elsewhere tells of was detached from another set than "
+        f"{pod.directory}/ipc"
+    )
+    assert target.do(lambda: oracle.table("msg")) == {}
+
+    ipcimg("pod", "restore", "-t", target.pid, "-D", first)
+    with podnote.written(os.stat(target.path).st_ino, str(first / "ipc"), podnote.RESTORE):
+        said = at_post_setup_namespaces(pod, "first", target.pid, status=1)
+    assert f"is detached from another set than that of {first}/ipc, whose objects are there" in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images_dir": "/x"}'])
+def test_note_of_a_container_that_is_damaged(pod: Containers, target: Namespace, text: str) -> None:
+    ipcimg(*pod.dump_arguments(*runtime(pod)))
+    (pod.directory / "first/ipcimg-elsewhere").write_text(text)
+    line = refused("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "echo", "{}")
+    assert line == f"{pod.directory}/first/ipcimg-elsewhere is not as `ipcimg pod dump` writes it"
+
+
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(podnote, "DIRECTORY", str(tmp_path / "notes"))
@@ -128,39 +176,44 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_note(directory: Path) -> None:
-    with podnote.found(5) as none:
+    with podnote.found(5, podnote.DUMP) as none:
         assert none is None
-    strange = "/a\nplace\udcff"
-    with podnote.written(5, strange) as note:
-        with podnote.found(5) as seen, podnote.found(6) as other:
-            assert other is None
+    strange = "/a\nplace \udcff"
+    with podnote.written(5, strange, podnote.DUMP) as note:
+        with (
+            podnote.found(5, podnote.DUMP) as seen,
+            podnote.found(6, podnote.DUMP) as other,
+            podnote.found(5, podnote.RESTORE) as of_a_restore,
+        ):
+            assert other is of_a_restore is None
             assert seen is not None
             assert seen.images == strange
-            seen.add("/first")
-            seen.add("/second")
-        assert note.detached == ["/first", "/second"]
-        with pytest.raises(DirectoryError, match="another dump of this pod is running"), podnote.written(5, "/x"):
-            pass
-        assert note.images == strange
+            seen.add(1, strange)
+            seen.add(23, "/second")
+        assert note.detached == [(1, strange), (23, "/second")]
+        assert directory.stat().st_mode & 0o777 == 0o711
     assert list(directory.iterdir()) == []
 
 
 def test_note_of_one_that_was_killed(directory: Path) -> None:
     directory.mkdir(mode=0o700)
-    (directory / "pod-5").write_bytes(b"/left\0\n/first\0\n")
-    with podnote.found(5) as none:
+    (directory / "pod-5").write_bytes(b"dump\0\n/left\0\n1 /first\0\n")
+    with podnote.found(5, podnote.DUMP) as none:
         assert none is None
-    with podnote.written(5, "/new") as note:
+    with podnote.written(5, "/new", podnote.DUMP) as note:
         assert (note.images, note.detached) == ("/new", [])
 
 
 def test_directory_that_others_can_write(directory: Path) -> None:
     directory.mkdir()
     directory.chmod(0o777)
-    with pytest.raises(DirectoryError, match=r"others can write it \(mode 0777\)"), podnote.written(5, "/x"):
+    with (
+        pytest.raises(DirectoryError, match=r"others can write it \(mode 0777\)"),
+        podnote.written(5, "/x", podnote.DUMP),
+    ):
         pass
     directory.chmod(0o700)
-    with podnote.written(5, "/x"):
+    with podnote.written(5, "/x", podnote.DUMP):
         directory.chmod(0o777)
-        with pytest.raises(DirectoryError, match="others can write it"), podnote.found(5):
+        with pytest.raises(DirectoryError, match="others can write it"), podnote.found(5, podnote.DUMP):
             pass
