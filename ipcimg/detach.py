@@ -4,12 +4,15 @@ CRIU dumps a copy of all objects of a shared namespace with each container, and 
 container is detached, its image directory has
 
     ipcns-var-N.img     the settings of the pod, but for those that would destroy segments or renumber objects
-    ipcimg-segments     the segments of the pod, for the plugin of criu: a line "ID SIZE" each, in decimal
-    ipcimg-detached/    what CRIU has dumped, ipcns-{var,shm,msg,sem}-N.img; and `pod`, of which set the objects are
+    ipcimg-segments     the segments of the pod, for criu's plugin: a line "ID SIZE" each, in decimal
+    ipcimg-detached/    what CRIU has dumped, ipcns-{var,shm,msg,sem}-N.img; and `pod`, of which set the objects are,
+                        with the digests of what is in the image directory then
 
 and all else as it was, the pages of segments too. CRIU takes a missing image for "no objects", but restores nothing
 without settings. So these go before anything else does, and come when all else is done, either way: who is killed in
-between leaves what criu refuses, and whoever comes next begins by undoing it.
+between leaves what criu refuses, and whoever comes next begins by undoing it. criu asks nobody before it dumps into the
+directory again: so what is there is compared with the digests, and what is not ours is neither taken for detached nor
+removed.
 """
 
 from __future__ import annotations
@@ -17,21 +20,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from . import codec, criudump, diff
 from .directory import ImageDirectory, being_written
-from .errors import DirectoryError, ObjectError, and_more
-from .images import DETACHED, is_set_name, kind_name, manifest_name, number_of_variables
+from .errors import DirectoryError, ObjectError, and_more, listed
+from .images import DETACHED, INVENTORY, KINDS, SEGMENTS, is_set_name, kind_name, manifest_name, number_of_variables
 from .imageset import ImageSet
 from .interrupts import deferred
 from .model import Variables
 from .newfile import open_new
 
-SEGMENTS = "ipcimg-segments"
-_POD = "pod"  # in DETACHED: the digest of the manifest of the pod's set, hexadecimal
+_POD = "pod"  # in DETACHED: lines "DIGEST NAME", of the manifest of the pod's set under this name, then of _told()
+_LINE = re.compile(r"([0-9a-f]{64}) (\S+)\n")
+_LARGEST = 1 << 20  # bytes of that file
 _NEW = ".new"  # what is to be put into the image directory, as long as it is in DETACHED
 _GRANULE = 4096  # bytes: how exactly segments are compared
 _DIGEST = "sha256"
@@ -84,7 +89,7 @@ def pod_digest(directory: str | os.PathLike[str], ns_id: int | None = None) -> s
 def _digest_of(directory: ImageDirectory, n: int) -> str:
     if not directory.has(manifest_name(n)):
         raise _no_manifest(directory, n)
-    return directory.image(manifest_name(n)).digest(_DIGEST).hex()
+    return _digest(directory, manifest_name(n))
 
 
 def _no_manifest(directory: ImageDirectory, n: int) -> DirectoryError:
@@ -96,8 +101,8 @@ def detach(directory: str | os.PathLike[str], from_pod: Pod, ns_id: int | None =
 
     directory is one that criu has dumped into; a set of ipcimg's may have taken the place of CRIU's.
     ns_id chooses the namespace, should it have several. Whatever a killed process left is undone first.
-    Raises DirectoryError, ImageError, and ObjectError where the container has dumped anything but what
-    the pod has: then the directory stays as it is.
+    Raises DirectoryError, also where something was dumped into it since it was detached, ImageError, and
+    ObjectError where the container has dumped anything but what the pod has: then the directory stays as it is.
     """
     with _opened(directory) as opened:
         if (other := _detached_from(opened)) is not None:
@@ -108,6 +113,8 @@ def detach(directory: str | os.PathLike[str], from_pod: Pod, ns_id: int | None =
                 )
             return False
         _undo(opened)
+        if opened.has(SEGMENTS):
+            raise DirectoryError(f"{os.path.join(opened.path, SEGMENTS)} is there, and of no detached dump; remove it")
         n = criudump.namespace_to_replace(opened, ns_id)
         _compare(opened, n, from_pod)
         with deferred():
@@ -128,7 +135,7 @@ def undo(directory: str | os.PathLike[str]) -> bool:
 def detached_from(directory: str | os.PathLike[str]) -> str | None:
     """The digest of the pod that a container is detached from; None where it is not, or not wholly.
 
-    Raises DirectoryError, ImageError.
+    Raises DirectoryError, also where something was dumped into it since, ImageError.
     """
     opened = ImageDirectory(os.fspath(directory), wary=True)
     with opened.being_read():
@@ -181,13 +188,55 @@ def _variables(directory: ImageDirectory) -> str | None:
     return next((name for name in directory.names() if number_of_variables(name) is not None), None)
 
 
+def _told(directory: ImageDirectory) -> list[str]:
+    """The files that tell which objects a dump has, and whether it is another dump: criu writes inventory.img anew."""
+    return [name for name in directory.names() if is_set_name(name) or name in (SEGMENTS, INVENTORY)]
+
+
+def _digest(directory: ImageDirectory, name: str) -> str:
+    return directory.image(name).digest(_DIGEST).hex()
+
+
+def _record(originals: ImageDirectory) -> dict[str, str]:
+    """What is in _POD: digests by name. Raises DirectoryError, ImageError."""
+    text = originals.image(_POD).file().read(_LARGEST).decode("ascii", "replace")
+    record = {name: digest for digest, name in _LINE.findall(text)}
+    if "".join(f"{digest} {name}\n" for name, digest in record.items()) != text or _POD not in record:
+        raise DirectoryError(f"{os.path.join(originals.path, _POD)}: ipcimg has not written it")
+    return record
+
+
 def _detached_from(directory: ImageDirectory) -> str | None:
     """See detached_from()."""
     originals = _originals(directory)
     variables = None if originals is None else _variables(originals)
     if originals is None or variables is None or not directory.has(variables):
         return None
-    return originals.image(_POD).file().read(64).decode("ascii", "replace")
+    record = _record(originals)
+    from_pod = record.pop(_POD)
+    _refuse_foreign(directory, originals, record)
+    if missing := sorted(record.keys() - _told(directory)):
+        raise DirectoryError(
+            f"image directory {directory.path}: {listed(missing)}, which it had when it was detached, is gone; "
+            f"`ipcimg pod detach --undo {directory.path}` brings back what CRIU has dumped"
+        )
+    return from_pod
+
+
+def _refuse_foreign(directory: ImageDirectory, originals: ImageDirectory, record: dict[str, str]) -> None:
+    """Raise DirectoryError where something has come into the directory that is not ours to remove; ImageError."""
+    moved, variables = originals.names(), _variables(originals)
+    halfway = variables is None or not directory.has(variables)  # images that are to be moved, or are back, are there
+
+    def is_known(name: str) -> bool:
+        return _digest(directory, name) == record[name] if name in record else halfway and name not in moved
+
+    for name in _told(directory):
+        if not is_known(name):
+            raise DirectoryError(
+                f"image directory {directory.path}: was dumped into since it was detached: {name} is another one; "
+                f"remove {DETACHED} and {SEGMENTS}, if what was dumped last is meant"
+            )
 
 
 # ---- the steps -----------------------------------------------------------------------------
@@ -198,12 +247,16 @@ def _detach(directory: ImageDirectory, n: int, from_pod: Pod) -> None:
     os.mkdir(DETACHED, 0o700, dir_fd=directory.fd)
     originals = ImageDirectory(os.path.join(directory.path, DETACHED), wary=True, dir_fd=directory.fd)
     variables = kind_name("var", n)
-    with _new_file(originals, _POD) as file:
-        file.write(from_pod.digest.encode())
+    to_move = [name for name in (manifest_name(n), *(kind_name(kind, n) for kind in KINDS)) if directory.has(name)]
     with _new_file(originals, SEGMENTS + _NEW) as file:
         file.writelines(f"{shmid} {size}\n".encode() for shmid, size in from_pod.segments.items())
     with _new_file(originals, variables + _NEW) as file:
         codec.encode_variables(file, from_pod.variables)
+    record = {_POD: from_pod.digest}
+    record |= {name: _digest(directory, name) for name in _told(directory) if name not in to_move}
+    record |= {name: _digest(originals, name + _NEW) for name in (SEGMENTS, variables)}
+    with _new_file(originals, _POD) as file:
+        file.writelines(f"{digest} {name}\n".encode() for name, digest in record.items())
     _sync(originals, directory)
 
     def move(name: str, source: ImageDirectory, target: ImageDirectory, new_name: str) -> None:
@@ -211,8 +264,8 @@ def _detach(directory: ImageDirectory, n: int, from_pod: Pod) -> None:
 
     move(variables, directory, originals, variables)
     _sync(originals, directory)
-    for name in (manifest_name(n), *(kind_name(kind, n) for kind in ("shm", "msg", "sem"))):
-        if directory.has(name):
+    for name in to_move:
+        if name != variables:
             move(name, directory, originals, name)
     move(SEGMENTS + _NEW, originals, directory, SEGMENTS)
     _sync(originals, directory)
@@ -221,7 +274,7 @@ def _detach(directory: ImageDirectory, n: int, from_pod: Pod) -> None:
 
 
 def _undo(directory: ImageDirectory) -> bool:
-    """See undo(); of what a killed process left as well. Raises OSError."""
+    """See undo(); of what a killed process left as well. Raises OSError, DirectoryError, ImageError."""
     originals = _originals(directory)
     if originals is None:
         return False
@@ -231,18 +284,14 @@ def _undo(directory: ImageDirectory) -> bool:
     for name in names:
         if name not in ours:
             raise DirectoryError(f"{os.path.join(originals.path, name)}: ipcimg has not put it there")
-    for name in moved:
-        if name != variables and directory.has(name):
-            raise DirectoryError(
-                f"image directory {directory.path}: {name} was dumped into it since it was detached; "
-                f"that in {DETACHED} is not put in its place"
-            )
+    if moved:  # else nothing of ours is in the directory
+        _refuse_foreign(directory, originals, _record(originals))
     if variables is not None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(variables, dir_fd=directory.fd)
         _sync(directory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(SEGMENTS, dir_fd=directory.fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(SEGMENTS, dir_fd=directory.fd)
     for name in sorted(moved, key=lambda name: name == variables):  # which come last
         _sync(originals, directory)
         os.rename(name, name, src_dir_fd=originals.fd, dst_dir_fd=directory.fd)

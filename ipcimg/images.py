@@ -23,6 +23,7 @@ PARENT = "parent"  # the symbolic link to the directory with pages of an earlier
 # Of a dump as a whole; see inventory.py.
 INVENTORY, STATS_DUMP, STATS_RESTORE = "inventory.img", "stats-dump", "stats-restore"
 DETACHED = "ipcimg-detached"  # where what was dumped is put aside when a container is detached; see detach.py
+SEGMENTS = "ipcimg-segments"  # the list for criu's plugin, which is then in its place
 COMMIT = "commit"  # inside the temporary directory of a set; see directory.py
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ipcimg import detach
 from ipcimg.errors import IpcimgError
 from ipcimg.images import KINDS
 
+from . import wire
 from .test_criu_images import FIXTURES, NS_ID, SETS, dump_of
 
 STEPS = ("mkdir", "open", "fsync", "rename", "unlink", "rmdir")
@@ -203,14 +205,20 @@ def test_failing(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ---- refused -------------------------------------------------------------------------------
 
 
+def why(act: Callable[[], object]) -> str:
+    """The error of what is to fail."""
+    with pytest.raises(IpcimgError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def refused(container: Path, pod: detach.Pod) -> str:
     """Detach, which is to fail and change nothing; gives why."""
     before = tree(container)
-    with pytest.raises(IpcimgError) as caught:
-        detach.detach(container, pod)
+    line = why(lambda: detach.detach(container, pod))
     assert tree(container) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return line
 
 
 def test_what_differs(tmp_path: Path) -> None:
@@ -277,16 +285,140 @@ def test_damaged_pod(tmp_path: Path) -> None:
         detach.pod(tmp_path / "pod")
 
 
-def test_dumped_into_again(tmp_path: Path) -> None:
-    """What has come since is not overwritten by what was put aside."""
+def dump_again(name: str, directory: Path, *, but: str = "") -> None:
+    """As criu does, which overwrites what is there, and asks nobody."""
+    for path in (FIXTURES / name).glob("*.img"):
+        if path.name != but:
+            shutil.copy(path, directory)
+
+
+def refused_by_all(container: Path, pod: detach.Pod) -> str:
+    """Why whoever looks whether it is detached refuses, and changes nothing."""
+    before = tree(container)
+    line = refused(container, pod)
+    assert why(lambda: detach.detached_from(container)) == line
+    assert why(lambda: detach.undo(container)) == line
+    assert tree(container) == before
+    return line
+
+
+@pytest.mark.parametrize("what", ["all", "ipcns-var-9.img", "ipcns-msg-9.img", "inventory.img", "another number"])
+def test_dumped_into_again(what: str, tmp_path: Path) -> None:
+    """It is neither taken for detached, nor overwritten by what was put aside, nor removed."""
     pod = pod_of("basic", tmp_path / "pod")
     container = dump_of("basic", tmp_path / "container")
     detach.detach(container, pod)
-    shutil.copy(FIXTURES / "basic" / f"ipcns-msg-{NS_ID}.img", container)
+    shown = what
+    if what == "all":
+        dump_again("identity", container)
+        shown = "inventory.img"
+    elif what == "ipcns-var-9.img":
+        ipcimg.save(changed(ipcimg.load(FIXTURES / "basic"), msg_ctlmax=4711), tmp_path / "other", ns_id=9)
+        shutil.copy(tmp_path / "other" / what, container)
+    elif what == "another number":
+        shutil.copy(FIXTURES / "identity" / "ipcns-var-9.img", container / "ipcns-var-12.img")
+        shown = "ipcns-var-12.img"
+    else:
+        (container / what).write_bytes((FIXTURES / "identity" / what).read_bytes())
+    line = refused_by_all(container, pod)
+    assert line == (
+        f"image directory {container}: was dumped into since it was detached: {shown} is another one; "
+        "remove ipcimg-detached and ipcimg-segments, if what was dumped last is meant"
+    )
+
+
+def test_what_was_dumped_last_is_meant(tmp_path: Path) -> None:
+    """As the error says."""
+    pod = pod_of("basic", tmp_path / "pod")
+    container = dump_of("basic", tmp_path / "container")
+    detach.detach(container, pod)
+    once = tree(container)
+    dump_again("basic", container)
+    refused_by_all(container, pod)
+    shutil.rmtree(container / "ipcimg-detached")
+    (container / "ipcimg-segments").unlink()
+    assert detach.detach(container, pod)
+    assert tree(container) == once
+
+
+@pytest.mark.parametrize("same", ["", "inventory.img"])
+def test_killed_and_dumped_into_again(same: str, tmp_path: Path) -> None:
+    """After every step: what criu has dumped then is detached or refused, and never what was dumped first."""
+    pod, other = pod_of("basic", tmp_path / "pod"), pod_of("identity", tmp_path / "other")
+    attached = dump_of("basic", tmp_path / "attached")
+    detached = Path(shutil.copytree(attached, tmp_path / "detached"))
+    detach.detach(detached, pod)
+    acts: dict[Path, Callable[[Path], object]] = {attached: lambda at: detach.detach(at, pod), detached: detach.undo}
+    for first, act in acts.items():
+        steps = refusals = 0
+        while True:
+            steps += 1
+            directory = Path(shutil.copytree(first, tmp_path / f"{first.name}-{steps}"))
+            if not killed_after(steps, functools.partial(act, directory)):
+                break
+            dump_again("identity", directory, but=same)
+            if (directory / "ipcimg-detached" / f"ipcns-var-{NS_ID}.img").exists():
+                refusals += 1
+                assert "was dumped into since it was detached" in refused_by_all(directory, pod)
+                assert "was dumped into since it was detached" in refused_by_all(directory, other)
+            else:
+                assert "is not of the moment of the pod" in why(functools.partial(detach.detach, directory, pod))
+                assert detach.detach(directory, other)
+        assert 5 < refusals < steps - 1
+
+
+@pytest.mark.parametrize("name", ["ipcimg-segments", "inventory.img"])
+def test_something_is_gone(name: str, tmp_path: Path) -> None:
+    """Which is no other dump: it can be undone."""
+    pod = pod_of("basic", tmp_path / "pod")
+    container = dump_of("basic", tmp_path / "container")
     before = tree(container)
-    with pytest.raises(IpcimgError, match=f"ipcns-msg-{NS_ID}.img was dumped into it since"):
-        detach.undo(container)
-    assert tree(container) == before
+    detach.detach(container, pod)
+    (container / name).unlink()
+    line = refused(container, pod)
+    assert line == (
+        f"image directory {container}: {name}, which it had when it was detached, is gone; "
+        f"`ipcimg pod detach --undo {container}` brings back what CRIU has dumped"
+    )
+    assert why(lambda: detach.detached_from(container)) == line
+    detach.undo(container)
+    assert tree(container) == {one: data for one, data in before.items() if one != name}
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "link"])
+def test_list_of_somebody_else(what: str, tmp_path: Path) -> None:
+    container = dump_of("basic", tmp_path / "container")
+    segments = container / "ipcimg-segments"
+    if what == "file":
+        segments.write_text("1 2\n")
+    elif what == "directory":
+        segments.mkdir()
+    else:
+        segments.symlink_to("inventory.img")
+    line = refused(container, pod_of("basic", tmp_path / "pod"))
+    assert line == f"{segments} is there, and of no detached dump; remove it"
+    assert not detach.undo(container)
+    assert os.path.lexists(segments)
+
+
+@pytest.mark.parametrize("text", ["", "0" * 64, f"{'0' * 64} ipcns-var-9.img\n", f"{'0' * 64} pod\nmore"])
+def test_record_that_is_not_ours(text: str, tmp_path: Path) -> None:
+    pod = pod_of("basic", tmp_path / "pod")
+    container = dump_of("basic", tmp_path / "container")
+    detach.detach(container, pod)
+    (container / "ipcimg-detached" / "pod").write_text(text)
+    assert refused_by_all(container, pod) == f"{container}/ipcimg-detached/pod: ipcimg has not written it"
+
+
+def test_several_namespaces(tmp_path: Path) -> None:
+    pod = pod_of("basic", tmp_path / "pod")
+    container = dump_of("basic", tmp_path / "container")
+    (container / "ids-7.img").write_bytes(wire.ids(11))
+    shutil.copy(container / f"ipcns-sem-{NS_ID}.img", container / "ipcns-sem-11.img")
+    assert detach.detach(container, pod, NS_ID)
+    assert not detach.detach(container, pod, NS_ID)
+    (container / "ipcns-sem-11.img").write_bytes(b"another one")
+    assert "was dumped into since it was detached: ipcns-sem-11.img is another one" in refused_by_all(container, pod)
 
 
 def test_what_ipcimg_has_not_put_there(tmp_path: Path) -> None:
