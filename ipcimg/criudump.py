@@ -21,10 +21,11 @@ _O = TypeVar("_O", model.SharedMemory, model.MessageQueue, model.SemaphoreSet)
 _LONGEST = 8192  # bytes of a message that criu restores: MSGMAX in criu/ipc_ns.c
 
 
-def namespace(directory: Images, ns_id: int | None = None) -> int | None:
+def namespace(directory: Images, ns_id: int | None = None, *, hint: str = "; choose one by --ns-id") -> int | None:
     """The N of the images of the IPC namespace that was dumped; None where the directory is no dump of CRIU's.
 
-    ns_id chooses one, should there be several. Raises DirectoryError, ImageError.
+    ns_id chooses one, should there be several; hint is the end of the error where it does not. Raises DirectoryError,
+    ImageError.
     """
     told = {found for image in directory.ids_images() if (found := codec.decode_ipc_ns_id(image)) is not None}
     if not told:
@@ -35,7 +36,7 @@ def namespace(directory: Images, ns_id: int | None = None) -> int | None:
             raise DirectoryError(f"image directory {directory.path}: {names}, not {ns_id}")
         return ns_id
     if len(told) > 1:
-        raise DirectoryError(f"image directory {directory.path}: {names}; choose one by --ns-id")
+        raise DirectoryError(f"image directory {directory.path}: {names}{hint}")
     return told.pop()
 
 
@@ -45,10 +46,11 @@ def has_namespace(directory: Images) -> bool:
         raise DirectoryError(
             f"image directory {directory.path}: there is no {INVENTORY} in it: it is no dump of CRIU's"
         )
-    return namespace(directory) != codec.decode_inventory(directory.image(INVENTORY)).own_ipc_ns_id
+    found = namespace(directory, hint="; `ipcimg hook` takes one alone")
+    return found != codec.decode_inventory(directory.image(INVENTORY)).own_ipc_ns_id
 
 
-def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
+def namespace_to_replace(directory: Images, ns_id: int | None, *, hint: str = "; choose one by --ns-id") -> int:
     """As namespace(), where CRIU's restore is to read what we write. Raises DirectoryError where it would not."""
 
     def refused(why: str) -> DirectoryError:
@@ -67,7 +69,7 @@ def namespace_to_replace(directory: Images, ns_id: int | None) -> int:
             else "of a format that ipcimg does not know"
         )
         raise refused(f"its images are {what} (img_version {inventory.img_version})")
-    n = namespace(directory, ns_id)
+    n = namespace(directory, ns_id, hint=hint)
     if n is None:
         raise refused("no ids-*.img tells which IPC namespace was dumped: it is a pre-dump, or cut short")
     # What is dumped of processes that live in criu's own namespace is restored into whatever namespace criu has then.

@@ -68,7 +68,7 @@ class Pod:
 def pod(directory: str | os.PathLike[str], ns_id: int | None = None) -> Pod:
     """Read the set that was dumped of a pod. Raises DirectoryError, ImageError; also for a part of a namespace."""
     opened = ImageDirectory(os.fspath(directory), wary=True)
-    n = opened.the_set(ns_id)
+    n = _set_of_pod(opened, ns_id)
     images = ImageSet(opened, n)
     if images.manifest is None:
         raise _no_manifest(opened, n)
@@ -83,7 +83,14 @@ def pod(directory: str | os.PathLike[str], ns_id: int | None = None) -> Pod:
 def pod_digest(directory: str | os.PathLike[str], ns_id: int | None = None) -> str:
     """Pod.digest of a set, without reading it. Raises DirectoryError, ImageError."""
     opened = ImageDirectory(os.fspath(directory), wary=True)
-    return _digest_of(opened, opened.the_set(ns_id))
+    return _digest_of(opened, _set_of_pod(opened, ns_id))
+
+
+def _set_of_pod(directory: ImageDirectory, ns_id: int | None) -> int:
+    sets = directory.sets()
+    if ns_id is None and len(sets) > 1:
+        raise DirectoryError(f"image directory {directory.path}: sets {listed(sets)} in it; that of a pod is one alone")
+    return directory.the_set(ns_id)
 
 
 def _digest_of(directory: ImageDirectory, n: int) -> str:
@@ -115,7 +122,7 @@ def detach(directory: str | os.PathLike[str], from_pod: Pod, ns_id: int | None =
         _undo(opened)
         if opened.has(SEGMENTS):
             raise DirectoryError(f"{os.path.join(opened.path, SEGMENTS)} is there, and of no detached dump; remove it")
-        n = criudump.namespace_to_replace(opened, ns_id)
+        n = criudump.namespace_to_replace(opened, ns_id, hint="; a container of a pod is in one alone")
         _compare(opened, n, from_pod)
         with deferred():
             try:

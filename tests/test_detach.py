@@ -411,14 +411,25 @@ def test_record_that_is_not_ours(text: str, tmp_path: Path) -> None:
 
 
 def test_several_namespaces(tmp_path: Path) -> None:
+    """`ipcimg pod detach` chooses none, so it names no option for that."""
     pod = pod_of("basic", tmp_path / "pod")
     container = dump_of("basic", tmp_path / "container")
     (container / "ids-7.img").write_bytes(wire.ids(11))
     shutil.copy(container / f"ipcns-sem-{NS_ID}.img", container / "ipcns-sem-11.img")
+    assert refused(container, pod) == (
+        f"image directory {container}: its ids-*.img name the IPC namespaces 9, 11; "
+        "a container of a pod is in one alone"
+    )
     assert detach.detach(container, pod, NS_ID)
     assert not detach.detach(container, pod, NS_ID)
     (container / "ipcns-sem-11.img").write_bytes(b"another one")
     assert "was dumped into since it was detached: ipcns-sem-11.img is another one" in refused_by_all(container, pod)
+
+    ipcimg.save(ipcimg.load(FIXTURES / "identity"), tmp_path / "pod", ns_id=2)
+    for read in (detach.pod, detach.pod_digest):
+        assert why(functools.partial(read, tmp_path / "pod")) == (
+            f"image directory {tmp_path}/pod: sets 1, 2 in it; that of a pod is one alone"
+        )
 
 
 def test_what_ipcimg_has_not_put_there(tmp_path: Path) -> None:
