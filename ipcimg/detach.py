@@ -4,7 +4,7 @@ CRIU dumps a copy of all objects of a shared namespace with each container, and 
 container is detached, its image directory has
 
     ipcns-var-N.img     the settings of the pod, but for those that would destroy segments or renumber objects
-    ipcimg-segments     the segments of the pod, for criu's plugin: a line "ID SIZE" each, in decimal
+    ipcimg-segments     the segments of the pod, for criu's plugin: a line "ID SIZE" each, in decimal, by their ids
     ipcimg-detached/    what CRIU has dumped, ipcns-{var,shm,msg,sem}-N.img; and `pod`, of which set the objects are,
                         with the digests of what is in the image directory then
 
@@ -256,7 +256,7 @@ def _detach(directory: ImageDirectory, n: int, from_pod: Pod) -> None:
     variables = kind_name("var", n)
     to_move = [name for name in (manifest_name(n), *(kind_name(kind, n) for kind in KINDS)) if directory.has(name)]
     with _new_file(originals, SEGMENTS + _NEW) as file:
-        file.writelines(f"{shmid} {size}\n".encode() for shmid, size in from_pod.segments.items())
+        file.writelines(f"{shmid} {size}\n".encode() for shmid, size in sorted(from_pod.segments.items()))
     with _new_file(originals, variables + _NEW) as file:
         codec.encode_variables(file, from_pod.variables)
     record = {_POD: from_pod.digest}

@@ -74,7 +74,7 @@ def initialized(host: list[str], directory: Path, stage: int = 2) -> tuple[int, 
 
 
 def test_registered(host: list[str], tmp_path: Path) -> None:
-    lines = "0 1\n2147483647 9223372036854775807\n17 4096\n"
+    lines = "0 1\n17 4096\n2147483647 9223372036854775807\n"
     (tmp_path / "ipcimg-segments").write_text(lines)
     assert initialized(host, tmp_path) == (0, lines)
     assert initialized(host, tmp_path, stage=0) == (0, "")
@@ -103,12 +103,22 @@ def test_refused(line: str, host: list[str], tmp_path: Path) -> None:
     assert initialized(host, tmp_path) == (1, f"7 8\n{said}")
 
 
-def test_link_or_directory(host: list[str], tmp_path: Path) -> None:
-    (tmp_path / "ipcimg-segments").symlink_to("/etc/passwd")
-    assert initialized(host, tmp_path) == (
-        1,
-        "level 1: Error (ipcimg): ipcimg-segments: Too many levels of symbolic links\n",
-    )
-    (tmp_path / "ipcimg-segments").unlink()
-    (tmp_path / "ipcimg-segments").mkdir()
-    assert initialized(host, tmp_path) == (1, "level 1: Error (ipcimg): ipcimg-segments: Is a directory\n")
+@pytest.mark.parametrize("shmid", [7, 6, 0])
+def test_order(shmid: int, host: list[str], tmp_path: Path) -> None:
+    """So no segment is there twice."""
+    (tmp_path / "ipcimg-segments").write_text(f"3 1\n7 8\n{shmid} 8\n")
+    said = f"level 1: Error (ipcimg): ipcimg-segments: line 3: segment {shmid} is not after the one before\n"
+    assert initialized(host, tmp_path) == (1, f"3 1\n7 8\n{said}")
+
+
+@pytest.mark.parametrize("what", ["link", "directory", "fifo"])
+def test_no_file(what: str, host: list[str], tmp_path: Path) -> None:
+    path, why = tmp_path / "ipcimg-segments", "is not a regular file"
+    if what == "link":
+        path.symlink_to("/etc/passwd")
+        why = "Too many levels of symbolic links"
+    elif what == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)  # which nobody writes to: opened in the ordinary way it would never return
+    assert initialized(host, tmp_path) == (1, f"level 1: Error (ipcimg): ipcimg-segments: {why}\n")

@@ -78,8 +78,18 @@ def test_detached(name: str, container: Path, pod: detach.Pod) -> None:
     assert lines is not None
     sizes = {one.permissions.id: one.size for one in expected.segments}
     told = [line.split(" ") for line in lines.decode().splitlines()]
-    assert {int(shmid): int(size) for shmid, size in told} == sizes
+    assert [(int(shmid), int(size)) for shmid, size in told] == sorted(sizes.items())
     assert detach.detached_from(container) == pod.digest
+
+
+def test_list_is_in_the_order_that_the_plugin_takes(tmp_path: Path) -> None:
+    found = ipcimg.load(FIXTURES / "basic")
+    ipcimg.save(dataclasses.replace(found, segments=list(found.segments)[::-1]), tmp_path / "pod")
+    container = dump_of("basic", tmp_path / "container")
+    detach.detach(container, detach.pod(tmp_path / "pod"))
+    ids = [int(line.split()[0]) for line in (container / "ipcimg-segments").read_text().splitlines()]
+    assert len(ids) > 1
+    assert ids == sorted(ids)
 
 
 def test_again(container: Path, pod: detach.Pod) -> None:

@@ -3,8 +3,8 @@
  * has made already.
  *
  * criu attaches a segment to a restored process only if it has made it itself, from ipcns-shm-N.img. A detached image
- * directory has no such image, but the list ipcimg-segments: a line "ID SIZE" for each segment, in decimal. These are
- * registered as if criu had made them. Where there is no list the plugin does nothing.
+ * directory has no such image, but the list ipcimg-segments: a line "ID SIZE" for each segment, in decimal, in order
+ * of ids. These are registered as if criu had made them. Where there is no list the plugin does nothing.
  *
  * Debian has no package with criu's headers, so what is needed of them is declared here, as it is in CRIU 3.17 to 4.2:
  * criu/include/criu-plugin.h, criu/include/shmem.h, criu/include/log.h. criu exports its functions to plugins;
@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { STAGE_RESTORE = 2 };                /* CR_PLUGIN_STAGE__RESTORE */
@@ -52,12 +53,15 @@ static bool number(const char *text, unsigned long most, unsigned long *found, c
 static int register_segments(FILE *list)
 {
 	char line[64], *end;
-	unsigned long id, size;
+	unsigned long id, size, least = 0;
 
 	for (unsigned n = 1; fgets(line, sizeof(line), list); n++) {
 		if (!number(line, INT_MAX, &id, &end) || *end != ' ' || !number(end + 1, LONG_MAX, &size, &end) || !size ||
 		    strcmp(end, "\n"))
 			return FAIL("line %u is not \"ID SIZE\"", n);
+		if (id < least)
+			return FAIL("line %u: segment %lu is not after the one before", n, id);
+		least = id + 1;
 		if (collect_sysv_shmem(id, size))
 			return FAIL("segment %lu: criu has no memory for it", id);
 	}
@@ -68,13 +72,15 @@ static int init(int stage)
 {
 	if (stage != STAGE_RESTORE)
 		return 0;
-	int fd = openat(criu_get_image_dir(), LIST, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(criu_get_image_dir(), LIST, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : FAIL("%s", strerror(errno));
-	FILE *list = fdopen(fd, "r");
+	struct stat status;
+	bool regular = !fstat(fd, &status) && S_ISREG(status.st_mode);
+	FILE *list = regular ? fdopen(fd, "r") : NULL;
 	if (!list) {
 		close(fd);
-		return FAIL("%s", strerror(errno));
+		return FAIL("%s", regular ? "out of memory" : "is not a regular file");
 	}
 	int result = register_segments(list);
 	fclose(list);
