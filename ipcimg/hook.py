@@ -179,8 +179,10 @@ def _setup_namespaces(configuration: Configuration) -> Plan:
 
 def _post_setup_namespaces(configuration: Configuration) -> Plan:
     if configuration.restore.stage == "none":
-        return Plan('restore.stage is "none"')
-    return Plan(f"restore {BESIDE} into the namespace of the tasks, where it is there", _look_at_beside)
+        words = f"refuse {BESIDE}, which nobody would restore, and a container whose pod is not there"
+    else:
+        words = f"restore {BESIDE} into the namespace of the tasks, where it is there"
+    return Plan(words, functools.partial(_look_at_beside, configuration))
 
 
 _PLANS: dict[str, Callable[[Configuration], Plan]] = {
@@ -397,11 +399,14 @@ def _verify(sets: list[tuple[ImageSet, Manifest]], log: Log) -> None:
         log.say(f"set {images.ns_id}: {found}: whole, and as it was written ({manifest.digest_algorithm})")
 
 
-def _look_at_beside(call: Call) -> Step:
-    if not os.path.lexists(os.path.join(call.directory, BESIDE)):
+def _look_at_beside(configuration: Configuration, call: Call) -> Step:
+    where = os.path.join(call.directory, BESIDE)
+    if not os.path.lexists(where):
         from . import hookpod
 
         return hookpod.being_restored(call) or Step(f"there is no {BESIDE} in {call.directory}")
+    if configuration.restore.stage == "none":
+        raise DirectoryError(f'{where} has the objects of the tasks, which would be missing: restore.stage is "none"')
     where = _beside(call).path
 
     def act(log: Log) -> None:

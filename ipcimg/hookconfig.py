@@ -34,7 +34,7 @@ class Dump:
 class Restore:
     """What is restored, and when."""
 
-    stage: str = "post-setup-namespaces"  # of what was dumped "beside"; or "none"
+    stage: str = "post-setup-namespaces"  # of what was dumped "beside"; or "none", and then there must not be any
     verify: bool = True  # is every set compared with its manifest, before a restore begins?
 
 
@@ -81,10 +81,21 @@ def read(files: Sequence[str] = (), directory: str = DIRECTORY) -> Configuration
         for table, keys in _parsed(file).items():
             made = _with(made, file, table, keys)
         made = replace(made, files=(*made.files, file))
+    _refuse_contradictions(made)
+    return made
+
+
+def _refuse_contradictions(made: Configuration) -> None:
+    def refused(key: str, why: str) -> ConfigurationError:
+        return ConfigurationError(made.origins[key], key, why)
+
     if made.dump.stage == "network-lock" and made.dump.place == "criu":
         why = '"network-lock" is before CRIU has dumped anything; it goes with place = "beside" alone'
-        raise ConfigurationError(made.origins["dump.stage"], "dump.stage", why)
-    return made
+        raise refused("dump.stage", why)
+    if made.dump.stage == "none" and made.dump.required:
+        raise refused("dump.required", 'is true, and dump.stage is "none": nothing would be dumped')
+    if made.dump.stage != "none" and made.dump.place == "beside" and made.restore.stage == "none":
+        raise refused("restore.stage", 'is "none", and dump.place "beside": nobody would restore what is dumped')
 
 
 def _default_files(directory: str) -> Iterator[str]:

@@ -79,6 +79,14 @@ def test_named_files_alone(tmp_path: Path) -> None:
             b"dump.stage = 'network-lock'",
             'dump.stage: "network-lock" is before CRIU has dumped anything; it goes with place = "beside" alone',
         ),
+        (
+            b"dump = {stage = 'none', required = true}",
+            'dump.required: is true, and dump.stage is "none": nothing would be dumped',
+        ),
+        (
+            b"dump.place = 'beside'\nrestore.stage = 'none'",
+            'restore.stage: is "none", and dump.place "beside": nobody would restore what is dumped',
+        ),
         (b"dump", "is not TOML: Expected '=' after a key in a key/value pair (at end of document)"),
         (b"[dump]\n[dump]", "is not TOML: Cannot declare ('dump',) twice (at line 2, column 6)"),
         (b"# \xff", "byte 2: is not UTF-8"),
@@ -92,6 +100,29 @@ def test_refused(text: bytes, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as error:
         hookconfig.read([str(file)])
     assert str(error.value) == f"{file}: {why}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dump.stage = 'none'\nrestore.stage = 'none'",
+        "dump = {stage = 'none', place = 'beside'}\nrestore.stage = 'none'",  # it is not dumped
+        "restore.stage = 'none'",
+    ],
+)
+def test_taken(text: str, tmp_path: Path) -> None:
+    (tmp_path / "hook.toml").write_text(text)
+    hookconfig.read([str(tmp_path / "hook.toml")])
+
+
+def test_contradiction_of_two_files(tmp_path: Path) -> None:
+    """It is said of the one that has the key."""
+    (tmp_path / "hook.d").mkdir()
+    (tmp_path / "hook.toml").write_text("dump.required = true")
+    (tmp_path / "hook.d" / "1.toml").write_text("dump.stage = 'none'")
+    assert refused(tmp_path / "hook.toml", tmp_path).startswith("dump.required: is true, and dump.stage is")
+    (tmp_path / "hook.d" / "2.toml").write_text("dump.required = false")
+    hookconfig.read(directory=str(tmp_path))
 
 
 def refused(path: Path, directory: Path) -> str:

@@ -136,7 +136,7 @@ def test_nothing_to_do(source: Namespace, criu: Criu, target: Namespace) -> None
     for stage in ("pre-dump", "network-lock", "post-dump", "network-unlock"):
         assert criu.at(stage, source.pid) == ['nothing to do: dump.stage is "none"']
     assert criu.at("pre-restore") == ["nothing to do: restore.verify is false"]
-    assert criu.at("post-setup-namespaces", target.pid) == ['nothing to do: restore.stage is "none"']
+    assert criu.at("post-setup-namespaces", target.pid) == [f"nothing to do: there is no ipcimg in {criu.images}"]
     after = files(criu.images)
     log = after.pop("ipcimg-hook.log").decode()
     assert after == before
@@ -331,6 +331,30 @@ def test_killed_before_criu_s_images_were_detached(source: Namespace, target: Na
         assert line == f"{criu.images}: CRIU's images are not detached from ipcimg: its dump has not ended well"
 
 
+def test_nobody_would_restore_it(source: Namespace, target: Namespace, criu: Criu) -> None:
+    """CRIU's own objects were put aside: it is no way out to leave these out."""
+    criu.configure(BESIDE)
+    criu.at("post-dump", source.pid)
+    criu.configure("restore.stage = 'none'")
+    missing = f'{criu.images}/ipcimg has the objects of the tasks, which would be missing: restore.stage is "none"'
+    assert criu.at("post-setup-namespaces", target.pid, status=1) == [missing]
+    assert criu.explained("post-setup-namespaces", target.pid) == [f"  would fail: {missing}"]
+    assert target.do(oracle.everything)["msg"] == {}
+
+
+def test_pod_that_is_not_there(source: Namespace, target: Namespace, criu: Criu, tmp_path: Path) -> None:
+    """Whatever the configuration says of what is beside CRIU's images."""
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "pod", "--frozen-by-caller")
+    ipcimg("pod", "detach", "--pod", tmp_path / "pod", criu.images)
+    for text in ("", "restore.stage = 'none'", "dump.stage = 'none'\nrestore.stage = 'none'"):
+        criu.configure(text)
+        [line] = criu.at("post-setup-namespaces", target.pid, status=1)
+        assert line.endswith("of the pod, and not there; `ipcimg pod restore` comes before its containers")
+    ipcimg("restore", "-t", target.pid, "-D", tmp_path / "pod")
+    [line] = criu.at("post-setup-namespaces", target.pid)
+    assert line == "the 6 objects of the pod, from which CRIU's images are detached, are there"
+
+
 def test_target_that_is_in_use(source: Namespace, target: Namespace, criu: Criu) -> None:
     """A restore that fails leaves the namespace as it was, and says all that is in its way."""
     criu.configure(BESIDE)
@@ -479,7 +503,7 @@ configuration: a.toml, b.toml
   dump.stage = "network-lock"  # b.toml
   dump.place = "beside"  # a.toml
   dump.required = true  # b.toml
-  restore.stage = "none"  # a.toml
+  restore.stage = "post-setup-namespaces"  # a.toml
   restore.verify = false  # b.toml
   log.file = "ipcimg-hook.log"  # default
 stages:
@@ -489,7 +513,7 @@ stages:
   network-unlock         remove ipcimg.unfinished, which is there where CRIU has not come as far as post-dump
   pre-restore            nothing: restore.verify is false
   setup-namespaces       nothing: the namespace may be one that the tasks leave again (--join-ns)
-  post-setup-namespaces  nothing: restore.stage is "none"
+  post-setup-namespaces  restore ipcimg into the namespace of the tasks, where it is there
   post-restore           nothing: ipcimg has nothing to do at this stage
   pre-resume             nothing: ipcimg has nothing to do at this stage
   post-resume            nothing: ipcimg has nothing to do at this stage
@@ -501,10 +525,13 @@ def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if not os.path.exists("/etc/ipcimg"):
         assert run(IPCIMG, "hook", "--explain").stdout == DEFAULT
-    Path("a.toml").write_text("dump.place = 'beside'\nrestore = {stage = 'none', verify = true}")
+    Path("a.toml").write_text("dump.place = 'beside'\nrestore = {stage = 'post-setup-namespaces', verify = true}")
     Path("b.toml").write_text("restore.verify = false\n[dump]\nstage = 'network-lock'\nrequired = true")
     done = run(IPCIMG, "hook", "--explain", "--config", "a.toml", "--config", "b.toml")
     assert done.stdout == CHANGED
+    Path("b.toml").write_text("restore.stage = 'none'")
+    said = run(IPCIMG, "hook", "--explain", "--config", "b.toml").stdout
+    assert "refuse ipcimg, which nobody would restore, and a container whose pod is not there\n" in said
     Path("b.toml").write_text("dump.stage = 1")
     done = run(IPCIMG, "hook", "--explain", "--config", "b.toml", status=1)
     assert done.stderr == "ipcimg: Error: b.toml: dump.stage: is a number, and should be a string\n"
