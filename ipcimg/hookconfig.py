@@ -8,6 +8,7 @@ that nobody heard.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from .trust import who_could_change
 
 DIRECTORY = "/etc/ipcimg"  # hook.toml, and hook.d with more
 _LARGEST = 1 << 20  # bytes of a file
+_LOG_NAME = re.compile(r"[^/]+\.log")  # so it is no image, nor anything else that criu, a runtime or ipcimg looks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Restore:
 class Log:
     """Where it is said what was done."""
 
-    file: str = "ipcimg-hook.log"  # in the image directory, unless it begins with /; "" for standard error alone
+    file: str = "ipcimg-hook.log"  # of the image directory, or an absolute path; "" for standard error alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,9 @@ def _with(made: Configuration, file: str, table: str, keys: object) -> Configura
             raise ConfigurationError(file, key, f"is {quoted(value)}, and should be one of {allowed}")
         if "\0" in str(value):
             raise ConfigurationError(file, key, "has a null character in it")
+        if key == "log.file" and value and not (value.startswith("/") or _LOG_NAME.fullmatch(value)):
+            why = f"is {quoted(value)}, and should be NAME.log, in the image directory, or an absolute path"
+            raise ConfigurationError(file, key, why)
         part = replace(part, **{name: value})
         made = replace(made, **{table: part}, origins={**made.origins, key: file})
     return made

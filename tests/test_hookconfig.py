@@ -87,6 +87,16 @@ def test_named_files_alone(tmp_path: Path) -> None:
             b"dump.place = 'beside'\nrestore.stage = 'none'",
             'restore.stage: is "none", and dump.place "beside": nobody would restore what is dumped',
         ),
+        *(
+            (
+                f"log.file = '{name}'".encode(),
+                f"log.file: is '{name}', and should be NAME.log, in the image directory, or an absolute path",
+            )
+            for name in (
+                *("ipcns-msg-9.img", "pages-1.img", "inventory.img", "stats-dump", "parent", "ipcimg-segments"),
+                *("../outside.log", "down/there.log", "..", ".", "hook", ".log"),
+            )
+        ),
         (b"dump", "is not TOML: Expected '=' after a key in a key/value pair (at end of document)"),
         (b"[dump]\n[dump]", "is not TOML: Cannot declare ('dump',) twice (at line 2, column 6)"),
         (b"# \xff", "byte 2: is not UTF-8"),
@@ -108,6 +118,8 @@ def test_refused(text: bytes, why: str, tmp_path: Path) -> None:
         "dump.stage = 'none'\nrestore.stage = 'none'",
         "dump = {stage = 'none', place = 'beside'}\nrestore.stage = 'none'",  # it is not dumped
         "restore.stage = 'none'",
+        "log.file = 'other.log'",
+        "log.file = '/var/log/ipcns-msg-9.img'",
     ],
 )
 def test_taken(text: str, tmp_path: Path) -> None:
