@@ -1,8 +1,8 @@
 """The configuration of `ipcimg hook`: TOML files, of which a later one wins key by key.
 
 Whoever can write such a file decides what becomes of a checkpoint, and criu runs as root. So a file, or a directory of
-files, that others can write is refused; and so is whatever is not known here: a key that is misspelt would be a wish
-that nobody heard.
+files, that others can write is refused, and a symbolic link that is found there, since it would take every directory on
+its way to be looked at. So is whatever is not known here: a key that is misspelt would be a wish that nobody heard.
 """
 
 from __future__ import annotations
@@ -105,17 +105,24 @@ def _default_files(directory: str) -> Iterator[str]:
     try:
         if not os.path.lexists(directory):
             return
-        _refuse_others(directory, os.stat(directory))
+        _refuse_others(directory, os.lstat(directory))
         if os.path.lexists(main):
+            _refuse_others(main, os.lstat(main))
             yield main
         if os.path.lexists(more):
-            _refuse_others(more, os.stat(more))
-            yield from (os.path.join(more, name) for name in sorted(os.listdir(more)) if name.endswith(".toml"))
+            _refuse_others(more, os.lstat(more))
+            for name in sorted(os.listdir(more)):
+                if name.endswith(".toml"):
+                    file = os.path.join(more, name)
+                    _refuse_others(file, os.lstat(file))
+                    yield file
     except OSError as error:
         raise DirectoryError(f"configuration: {explain(error)}") from error
 
 
 def _refuse_others(path: str, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise ConfigurationError(path, None, "is a symbolic link")
     if why := who_could_change(status):
         raise ConfigurationError(path, None, why)
 
