@@ -349,9 +349,9 @@ def _no_namespace(configuration: Configuration) -> Step:
 
 def _refuse_stale(call: Call) -> None:
     """Raise DirectoryError where an earlier dump into the same directory was beside CRIU's: what is whose?"""
-    from .images import DETACHED
+    from .images import DETACHED, SEGMENTS
 
-    for name in (BESIDE, DETACHED):
+    for name in (BESIDE, DETACHED, SEGMENTS):
         path = os.path.join(call.directory, name)
         if os.path.lexists(path):
             raise DirectoryError(f"{path} is of an earlier dump into this directory; dump into a new one, or remove it")

@@ -288,7 +288,7 @@ def test_others_run(source: Namespace, criu: Criu) -> None:
     assert "of one moment: nothing was used while it was read" in run(SHOW, criu.images / "ipcimg").stdout
 
 
-@pytest.mark.parametrize("name", ["ipcimg", "ipcimg-detached"])
+@pytest.mark.parametrize("name", ["ipcimg", "ipcimg-detached", "ipcimg-segments"])
 @pytest.mark.parametrize("configuration", ["", BESIDE])
 def test_directory_of_an_earlier_dump(name: str, configuration: str, source: Namespace, criu: Criu) -> None:
     criu.configure(configuration)
