@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from .. import wire
 from ..commands import IPCIMG, SHOW, ipcimg, run, same
 from ..test_criu_images import dump_of
 from . import oracle
@@ -169,6 +170,13 @@ def test_criu_s_own_namespace(stage: str, criu: Criu) -> None:
     assert criu.at(stage, pid) == [f"nothing to do: {text}"]
     criu.configure("dump.required = true" if stage == "post-dump" else EARLY.replace("}", ", required = true}"))
     assert criu.at(stage, pid, status=1) == [f"{text}; dump.required is true"]
+
+
+def test_several_namespaces(source: Namespace, criu: Criu) -> None:
+    """The error names no option: criu gives none."""
+    (criu.images / "ids-7.img").write_bytes(wire.ids(11))
+    [line] = criu.at("post-dump", source.pid, status=1)
+    assert line.endswith("its ids-*.img name the IPC namespaces 9, 11; `ipcimg hook` takes one alone")
 
 
 @pytest.mark.parametrize("pattern", ["ipcns-msg-*.img", "pages-*.img", "ipcimg-manifest-*.img"])
