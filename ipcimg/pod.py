@@ -17,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -43,6 +45,7 @@ IPC = "ipc"  # the directory of the set, beside those of the containers
 _CONTAINERS = "ipcimg-containers"
 _ELSEWHERE = "ipcimg-elsewhere"  # in the directory of a container
 _LARGEST = 1 << 20  # bytes of these two
+_PAUSE = 0.02  # seconds between two looks
 
 _T = TypeVar("_T")
 
@@ -331,10 +334,22 @@ class _Checkpoint:
     def left_nothing(self) -> bool:
         """Is all as it was, so that the container cannot have been checkpointed?"""
         try:
-            empty = not os.path.exists(self._place) or not os.listdir(self._place)
-            return empty and len(self._note.detached) == self._before and self._members <= self._cgroup.members()
+            if (os.path.exists(self._place) and os.listdir(self._place)) or len(self._note.detached) > self._before:
+                return False
+            # Who was killed is still there for a moment, and for a part of it neither frozen nor about to be killed.
+            for pause in (_PAUSE, 0):
+                if any(map(_is_about_to_be_killed, self._members)) or not self._cgroup.is_frozen():
+                    return False
+                time.sleep(pause)
+            return self._members <= self._cgroup.members()
         except OSError:
             return False
+
+
+def _is_about_to_be_killed(pid: int) -> bool:
+    with open(f"/proc/{pid}/status", errors="surrogateescape") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return bool((int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)) >> signal.SIGKILL - 1 & 1)
 
 
 def _dumped_by_criu(place: str) -> bool:
