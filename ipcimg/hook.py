@@ -44,7 +44,7 @@ class Call:
     def directory(self) -> str:
         """The image directory. Raises DirectoryError where there is none."""
         if self.images is None:
-            raise DirectoryError(f"criu has told no image directory ({IMAGES})")
+            raise DirectoryError(f"criu has told no image directory that is there ({IMAGES})")
         return self.images
 
     def namespace(self) -> IpcNamespace:
@@ -121,6 +121,9 @@ def explanation(call: Call | None, configuration: Configuration) -> Iterator[str
     for stage in STAGES:
         planned = plan(stage, configuration)
         yield f"  {stage:<{width}}  {'nothing: ' if planned.look is None else ''}{planned.words}"
+    yield "of a pod:"
+    yield f"  {'post-dump':<{width}}  detach CRIU's images while `ipcimg pod` dumps the pod, and nothing else"
+    yield f"  {'post-setup-namespaces':<{width}}  see that the objects are there from which they were detached"
     if call is None:
         return
     yield f"now: {call.stage}, images {call.images or 'not told'}, process {call.task or 'not told'}"
@@ -157,8 +160,8 @@ def _network_unlock(configuration: Configuration) -> Plan:
 
 def _post_dump(configuration: Configuration) -> Plan:
     if configuration.dump.stage == "none":
-        return Plan('dump.stage is "none"')
-    if configuration.dump.place == "criu":
+        words, look = 'nothing, since dump.stage is "none"', _look_for_pod
+    elif configuration.dump.place == "criu":
         words, look = "dump the IPC namespace in the place of CRIU's images", _look_in_place
     elif configuration.dump.stage == "post-dump":
         words, look = f"dump the IPC namespace into {BESIDE}, and detach CRIU's images from it", _look_beside
@@ -179,9 +182,9 @@ def _setup_namespaces(configuration: Configuration) -> Plan:
 
 def _post_setup_namespaces(configuration: Configuration) -> Plan:
     if configuration.restore.stage == "none":
-        words = f"refuse {BESIDE}, which nobody would restore, and a container whose pod is not there"
+        words = f"refuse a set in {BESIDE}, which nobody would restore"
     else:
-        words = f"restore {BESIDE} into the namespace of the tasks, where it is there"
+        words = f"restore the set in {BESIDE}, if there is one, into the namespace of the tasks"
     return Plan(words, functools.partial(_look_at_beside, configuration))
 
 
@@ -206,6 +209,11 @@ STAGES = (
 def _look_for_stale(call: Call) -> Step:
     _refuse_stale(call)  # before CRIU writes over its own images; later it is too late for them
     return Step("no earlier dump is beside CRIU's")
+
+
+def _look_for_pod(configuration: Configuration, call: Call) -> Step:
+    found = None if call.task is None else _of_pod(call)
+    return found or Step(f'dump.stage is "{configuration.dump.stage}"')
 
 
 def _look_in_place(configuration: Configuration, call: Call) -> Step:

@@ -163,7 +163,10 @@ class Images(ABC):
             for name in self.names():
                 if (unfinished := number_of_temporary(name)) is not None:
                     self.refuse_unfinished(unfinished)
-            raise DirectoryError(f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it")
+            pod = "; those of a pod are in ipc, below it" if self.has("ipc") else ""
+            raise DirectoryError(
+                f"image directory {self.path}: no images of an IPC namespace (ipcns-*-N.img) in it{pod}"
+            )
         if ns_id is None:
             if len(sets) > 1:
                 raise DirectoryError(

@@ -81,6 +81,20 @@ def test_wheel(tmp_path: Path) -> None:
     assert not any("tests/" in name for name in names)
 
 
+def test_installation(tmp_path: Path) -> None:
+    """What the README says, into other directories, and without the extra, of which others are tests."""
+    block = (ROOT / "README.md").read_text().partition("To have them for good")[2].partition("```sh\n")[2]
+    commands = block.partition("```")[0]
+    commands = commands.replace("/opt/", f"{tmp_path}/opt/").replace("/usr/local/", f"{tmp_path}/local/")
+    for directory in ("opt", "local/bin", "local/share"):
+        (tmp_path / directory).mkdir(parents=True)
+    commands = commands.replace("'.[stores]'", "--quiet .")
+    subprocess.run(["sh", "-euc", commands], cwd=ROOT, check=True)
+    for name in ("ipcimg", "ipcimg-show", "ipcimg-hook"):
+        subprocess.run([tmp_path / "local/bin" / name, "--help"], check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    assert (tmp_path / "local/share/man/man1/ipcimg.1").exists()
+
+
 def test_installed_commands_are_there() -> None:
     """What pyproject.toml says that a command calls can be called."""
     scripts = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]\n")[2].partition("\n\n")[0]

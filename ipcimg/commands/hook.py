@@ -11,6 +11,8 @@ from ..errors import ConflictError, IpcimgError, explain
 from ..interrupts import Interrupted
 from .arguments import Commands, new
 
+_PROGRAM = "ipcimg-hook"  # for criu, which gives it no arguments
+
 
 def add(commands: Commands) -> None:
     """Its arguments."""
@@ -49,9 +51,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 print(printable(line))
         return DONE
     if not os.environ.get(hook.STAGE):
+        import shutil
+
         parser.error(
             f"{hook.STAGE} is not set: criu calls this, by a line in its configuration, /etc/criu/default.conf or "
-            "that of the runtime, /etc/criu/runc.conf: action-script /usr/bin/ipcimg-hook. "
+            f"that of the runtime, /etc/criu/runc.conf: action-script {shutil.which(_PROGRAM) or _PROGRAM}. "
             "--explain tells what it would do"
         )
     return _stage(os.environ[hook.STAGE], options.config)

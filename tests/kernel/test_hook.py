@@ -384,8 +384,8 @@ def test_wrong_environment(source: Namespace, criu: Criu, monkeypatch: pytest.Mo
         ("CRTOOLS_INIT_PID", "one", "CRTOOLS_INIT_PID is 'one', and should be a process id"),
         ("CRTOOLS_INIT_PID", "4194305", "there is no process 4194305"),
         ("CRTOOLS_INIT_PID", None, "criu has told no process (CRTOOLS_INIT_PID)"),
-        ("CRTOOLS_IMAGE_DIR", None, "criu has told no image directory (CRTOOLS_IMAGE_DIR)"),
-        ("CRTOOLS_IMAGE_DIR", "/nowhere", "criu has told no image directory (CRTOOLS_IMAGE_DIR)"),
+        ("CRTOOLS_IMAGE_DIR", None, "criu has told no image directory that is there (CRTOOLS_IMAGE_DIR)"),
+        ("CRTOOLS_IMAGE_DIR", "/nowhere", "criu has told no image directory that is there (CRTOOLS_IMAGE_DIR)"),
     ):
         criu.environment("post-dump", source.pid)
         if value is None:
@@ -501,10 +501,13 @@ stages:
   network-unlock         nothing: dump.stage is "post-dump"
   pre-restore            compare every set that has a manifest with it
   setup-namespaces       nothing: the namespace may be one that the tasks leave again (--join-ns)
-  post-setup-namespaces  restore ipcimg into the namespace of the tasks, where it is there
+  post-setup-namespaces  restore the set in ipcimg, if there is one, into the namespace of the tasks
   post-restore           nothing: ipcimg has nothing to do at this stage
   pre-resume             nothing: ipcimg has nothing to do at this stage
   post-resume            nothing: ipcimg has nothing to do at this stage
+of a pod:
+  post-dump              detach CRIU's images while `ipcimg pod` dumps the pod, and nothing else
+  post-setup-namespaces  see that the objects are there from which they were detached
 """
 CHANGED = """\
 configuration: a.toml, b.toml
@@ -521,10 +524,13 @@ stages:
   network-unlock         remove ipcimg.unfinished, which is there where CRIU has not come as far as post-dump
   pre-restore            nothing: restore.verify is false
   setup-namespaces       nothing: the namespace may be one that the tasks leave again (--join-ns)
-  post-setup-namespaces  restore ipcimg into the namespace of the tasks, where it is there
+  post-setup-namespaces  restore the set in ipcimg, if there is one, into the namespace of the tasks
   post-restore           nothing: ipcimg has nothing to do at this stage
   pre-resume             nothing: ipcimg has nothing to do at this stage
   post-resume            nothing: ipcimg has nothing to do at this stage
+of a pod:
+  post-dump              detach CRIU's images while `ipcimg pod` dumps the pod, and nothing else
+  post-setup-namespaces  see that the objects are there from which they were detached
 """
 
 
@@ -539,7 +545,10 @@ def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stdout == CHANGED
     Path("b.toml").write_text("restore.stage = 'none'")
     said = run(IPCIMG, "hook", "--explain", "--config", "b.toml").stdout
-    assert "refuse ipcimg, which nobody would restore, and a container whose pod is not there\n" in said
+    assert "refuse a set in ipcimg, which nobody would restore\n" in said
+    Path("b.toml").write_text("dump.stage = 'none'")
+    said = run(IPCIMG, "hook", "--explain", "--config", "b.toml").stdout
+    assert 'post-dump              nothing, since dump.stage is "none"' in said
     Path("b.toml").write_text("dump.stage = 1")
     done = run(IPCIMG, "hook", "--explain", "--config", "b.toml", status=1)
     assert done.stderr == "ipcimg: Error: b.toml: dump.stage: is a number, and should be a string\n"

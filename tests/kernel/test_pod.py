@@ -244,6 +244,11 @@ def test_what_programs_are_told(pod: Containers, target: Namespace) -> None:
     assert "Restoring finished successfully" in (pod.directory / "restore.log").read_text()
 
 
+def test_the_set_of_a_pod_is_found(pod: Containers) -> None:
+    ipcimg(*pod.dump_arguments())
+    assert refused("verify", pod.directory).endswith("in it; those of a pod are in ipc, below it")
+
+
 def test_left_frozen(pod: Containers) -> None:
     ipcimg(*pod.dump_arguments("--leave-frozen"))
     assert pod.frozen() == list(NAMES)

@@ -121,6 +121,13 @@ def test_no_hook(pod: Containers) -> None:
     assert pod.frozen() == []
 
 
+def test_hook_that_dumps_nothing_else(pod: Containers) -> None:
+    command = runtime(pod)
+    (pod.scratch / "hook.toml").write_text("dump.stage = 'none'")
+    said = ipcimg(*pod.dump_arguments(*command)).stdout
+    assert said.startswith(f"checkpointed container first into a place of its runtime's, {place(pod, 'first')}\n")
+
+
 def test_hook_of_another_container(pod: Containers) -> None:
     command = runtime(pod)
     command[3] = command[3].replace('"pid-$1"', '"pid-second"')
