@@ -71,7 +71,7 @@ def written(inode: int, images: str, purpose: str) -> Iterator[Note]:
         with _noting():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(DIRECTORY, 0o700)
-                os.chmod(DIRECTORY, 0o711)  # anybody may look whether there is a note
+                os.chmod(DIRECTORY, 0o711)  # noqa: S103  # anybody may look whether there is a note
             _refuse_others()
             _unlink(new)  # what a killed one has left
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
