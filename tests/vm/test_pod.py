@@ -248,7 +248,7 @@ def test_moved(plugin: Path, tmp_path: Path) -> None:
         before, attached = pod.ids(), pod.attachments()
         assert sorted(attached) == [(0, False), (2, False), (2, True)]
         pod.run(steps("Checkpoint")[0])
-        assert sorted(path.name for path in pod.directory.iterdir()) == ["first", "ipc", "second"]
+        assert sorted(path.name for path in pod.directory.iterdir()) == ["first", "ipc", "ipcimg-containers", "second"]
         pod.move()
         pod.run(steps("Restore")[0])
         check_moved(pod, before, attached)

@@ -137,7 +137,7 @@ def test_moved(plugin: None, tmp_path: Path) -> None:
         assert sorted(attached) == [(0, False), (2, False), (2, True)]
         pod.run(steps("Checkpoint by podman")[0])
         assert sorted(path.name for path in pod.directory.iterdir()) == sorted(
-            ["ipc", *NAMES, *(f"{name}.tar" for name in NAMES)]
+            ["ipc", "ipcimg-containers", *NAMES, *(f"{name}.tar" for name in NAMES)]
         )
         pod.move()
         pod.run(steps("Restore by podman")[0])
