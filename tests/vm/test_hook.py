@@ -22,6 +22,9 @@ from tests.commands import IPCIMG, same
 from tests.kernel import oracle
 
 from .criu import Program, criu
+from .test_pod import built, plugin
+
+__all__ = ["built", "plugin"]  # fixtures
 
 ETC = Path("/run/ipcimg/etc")
 SCRIPT = Path("/run/ipcimg/ipcimg-hook")
@@ -118,9 +121,9 @@ def test_in_place(name: str, tmp_path: Path) -> None:
     assert "whole, and as it was written" in said(directory)[before]
 
 
-@pytest.mark.parametrize("name", ["queues", pytest.param("semaphores", marks=SLOW)])
-def test_beside(name: str, tmp_path: Path) -> None:
-    """CRIU restores the processes alone, and ipcimg the objects."""
+@pytest.mark.parametrize("name", ["queues", pytest.param("semaphores", marks=SLOW), pytest.param("shm", marks=SLOW)])
+def test_beside(name: str, plugin: Path, tmp_path: Path) -> None:
+    """CRIU restores the processes alone, and ipcimg the objects; attached segments take the plugin."""
     configure("dump.place = 'beside'")
     with running(name, tmp_path) as (program, directory):
         criu("dump", directory, "-t", program.pid, "--leave-stopped")
