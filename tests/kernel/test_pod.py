@@ -765,8 +765,10 @@ def test_restore_that_fails(pod: Containers, target: Namespace) -> None:
 
     target.do(lambda: oracle.send(99, 7, b"by the first container"))
     again = ("pod", "restore", "-t", target.pid, "-D", pod.directory, "--objects-are-there", "--container", "second")
-    said = ipcimg(*again, "--", "true").stdout.splitlines()
+    told = pod.scratch / "report"
+    said = ipcimg(*again, "--report", told, "--", "true").stdout.splitlines()
     assert said == [f"restored container second from {pod.directory}/second", "the objects of the pod were there"]
+    assert [one["name"] for one in report(told.read_text())["containers"]] == ["second"]
     target.do(lambda: oracle.remove("sem", 98))
     assert refused(*again, "--", "true") == (
         f"semaphore set 98 with key 0x00000002: of the pod, and not in the IPC namespace of process {target.pid}"
