@@ -51,7 +51,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 told.line(f"{target.described}: nothing to recover")
             else:
                 if found.restore is not None:
-                    told.line(f"{target.described}: undone, {found.removed} objects removed: {found.restore}")
+                    removed = arguments.some(found.removed, "object")
+                    told.line(f"{target.described}: undone, {removed} removed: {found.restore}")
                 if found.turned is not None:
                     told.line(f"{target.described}: {found.turned}")
                 for cgroup in found.thawed:
