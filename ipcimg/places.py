@@ -16,6 +16,10 @@ from .trust import who_could_change
 STANDARD_INPUT = "-"
 STREAMER = "streamer://"  # before the directory in which a criu-image-streamer has its socket
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST = re.compile(
+    r"arn:aws.*:s3.*|(?:\[[^]]*\]|[^:]*)(?::[0-9]*)?"
+)  # of a URL: a name or an address, and a port; S3's own names
+_ALL_NAMES = ("s3", "s3a", "gs", "gcs", "sftp", "ssh")  # schemes of URLs in which all that is no host is names
 
 
 def opened(place: str, *, wary: bool = False) -> Images:
@@ -29,20 +33,36 @@ def opened(place: str, *, wary: bool = False) -> Images:
 
         return streamer.StreamedImages(place)
     if is_url(place):
-        from . import stores  # most have directories
+        from . import stored  # most have directories
 
-        return stores.opened(place)
+        return stored.opened(place)
     return _of_archive(opened_file(place), wary) if is_file(place) else ImageDirectory(place, wary=wary)
 
 
 def described(place: str) -> str:
     """The place, for people; a URL without the secrets that may be in it."""
-    if is_url(place):
-        scheme, separator, rest = place.partition("://")
+    if is_url(place) and not place.startswith(STREAMER):
+        rest, query = (place.split("?", 1)[0], "?…") if is_query(place) else (place, "")
+        scheme, separator, rest = rest.partition("://")
         host, slash, path = rest.partition("/")
         user, at, host = host.rpartition("@")
-        return printable(f"{scheme}{separator}{user.partition(':')[0]}{at}{host}{slash}{path.partition('?')[0]}")
-    return "standard input" if place == STANDARD_INPUT else place
+        before = f"{scheme}{separator}{user.partition(':')[0]}{at}"
+        if not has_host(place):
+            return printable(f"{before}{host.partition(':')[0]}:…")
+        return printable(f"{before}{host}{slash}{path}{query}")
+    return "standard input" if place == STANDARD_INPUT else printable(place) if is_url(place) else place
+
+
+def has_host(url: str) -> bool:
+    """Is what stands for a host in it at most that, and a port? Else it may be the beginning of a password with a /."""
+    rest = url.partition("://")[2]
+    host = (rest.partition("?")[0] if is_query(url) else rest).partition("/")[0].rpartition("@")[2]
+    return _HOST.fullmatch(host) is not None
+
+
+def is_query(url: str) -> bool:
+    """Is there something behind a ? that may be secret? There are stores where it is part of a name."""
+    return "?" in url and url.partition("://")[0].lower() not in _ALL_NAMES
 
 
 def is_url(place: str) -> bool:

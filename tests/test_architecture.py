@@ -29,7 +29,20 @@ KERNEL = {
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}
-IMAGES |= {"places", "delivery", "stores", "streamer", "tarstream", "link", "parent", "inventory", "detach"}
+IMAGES |= {
+    "places",
+    "delivery",
+    "stores",
+    "stored",
+    "remote",
+    "sftp",
+    "streamer",
+    "tarstream",
+    "link",
+    "parent",
+    "inventory",
+    "detach",
+}
 JSON = {"jsonfields", "critjson", "encode"}
 HOOK = {"hook", "hookconfig", "hooklog", "hookpod"}
 TOGETHER = {"dump", "restore", "pod", "recover", "check", "cli", "commandline", "logfile", "__init__"} | HOOK | COMMANDS
@@ -120,7 +133,19 @@ def test_codec_and_below_know_no_kernel(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["directory", "imageset", "places", "delivery", "stores", "streamer", "tarstream", *sorted(SHOW)]
+    "module",
+    [
+        "directory",
+        "imageset",
+        "places",
+        "delivery",
+        "stores",
+        "stored",
+        "remote",
+        "streamer",
+        "tarstream",
+        *sorted(SHOW),
+    ],
 )
 def test_the_inspector_s_side_collects_nothing(module: str) -> None:
     assert of_ipcimg(module) & (KERNEL - {"libc"} | TOGETHER - {"commandline", "__init__"}) == set()
@@ -159,8 +184,8 @@ def test_model_knows_nobody() -> None:
         ("backports", {"archive", "tarstream"}),
         ("compression", {"archive", "tarstream"}),
         ("tqdm", {"progress"}),
-        ("fsspec", {"stores"}),
-        ("paramiko", {"stores"}),
+        ("fsspec", {"remote"}),
+        ("paramiko", {"sftp"}),
         ("tomllib", {"hookconfig"}),
         ("tomli", {"hookconfig"}),
     ],
@@ -177,7 +202,7 @@ def test_nothing_but_protobuf_tomli_tqdm_xxhash_and_zstd_is_needed() -> None:
             - set(MODULES)
             - {"pb", "_loops", "__version__", "show", "commands"}
         )
-        of_extras = {"fsspec", "paramiko"} if module == "stores" else set()  # for whoever wants them
+        of_extras = {"remote": {"fsspec"}, "sftp": {"paramiko"}}.get(module, set())  # for whoever wants them
         assert others <= {"google", "tomli", "tqdm", "xxhash", "backports", "compression"} | of_extras, module
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from ipcimg import codec, delivery, imageset, model, places, stores
+from ipcimg import codec, delivery, imageset, model, places, remote, sftp, stores
 from ipcimg.errors import DirectoryError, ImageError, IpcimgError
 from ipcimg.images import manifest_name, temporary_name
 from tests import rich, wire
@@ -31,28 +32,58 @@ class Dead(BaseException):
 class Faulty:
     """A file system in memory of which each operation can be counted, and be another one than it should be."""
 
-    OPERATIONS = ("ls", "info", "cat_file", "put_file", "rm_file")
+    OPERATIONS = ("ls", "info", "cat_file", "rm_file")
+    async_impl = True  # no directory has to be made
 
     def __init__(self) -> None:
         self.files = fsspec.filesystem("memory", skip_instance_cache=True)
         self.done: list[str] = []  # operations, and on what
         self.before: Callable[[int], None] = lambda n: None  # the n-th operation
         self.cut = 0  # bytes that are missing at the end of all that is read
+        self.shows_parts = False  # of what is being put, as another host does
 
     def __getattr__(self, name: str) -> Any:
         act = getattr(self.files, name)
         assert name in self.OPERATIONS, name
 
         def counted(*arguments: Any, **options: Any) -> Any:
-            self.done.append(f"{name} {arguments[-1 if name == 'put_file' else 0].rpartition('/')[2]}")
-            self.before(len(self.done))
+            self.comes(name, arguments[0])
             found = act(*arguments, **options)
             return found[: len(found) - self.cut] if name == "cat_file" and self.cut else found
 
         return counted
 
+    def comes(self, operation: str, path: str) -> None:
+        self.done.append(f"{operation} {path.rpartition('/')[2]}")
+        self.before(len(self.done))
+
+    def open(self, path: str, mode: str, block_size: int) -> Upload:
+        return Upload(self, path)
+
     def count(self, operation: str) -> int:
         return sum(one.startswith(operation) for one in self.done)
+
+
+class Upload(fsspec.spec.AbstractBufferedFile):  # type: ignore[misc]
+    """A file that is put. Where its store does not show parts, nothing has come before all is there."""
+
+    def __init__(self, store: Faulty, path: str) -> None:
+        self.store, self.path, self.data, self.discarded = store, path, b"", False
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        if self.store.shows_parts:
+            self.store.comes("write", self.path)
+            self.store.files.pipe_file(self.path, self.data[: len(self.data) // 2])
+
+    def close(self) -> None:
+        self.store.comes("put_file", self.path)
+        self.store.files.pipe_file(self.path, self.data)
+        self.closed = True
+
+    def discard(self) -> None:
+        self.discarded = True
 
 
 @pytest.fixture
@@ -64,7 +95,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         assert url.startswith("memory://")
         return faulty, "/" + url.removeprefix("memory://")
 
-    monkeypatch.setattr(stores, "_connected", connected)
+    monkeypatch.setattr(remote, "_connected", connected)
     tmp_path_factory.getbasetemp()  # which is to be where it always is
     if os.path.isdir("/dev/shm"):  # hundreds of sets are made, and none has to outlive anything
         monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
@@ -334,6 +365,43 @@ def test_two_writers(store: Faulty, force: bool) -> None:
     assert outcomes["first"] and outcomes["second"]
 
 
+@pytest.mark.parametrize("name", ["pages-2.img", "ipcns-var-1.img"])
+def test_a_disk_that_is_full(store: Faulty, name: str) -> None:
+    """What has come of the file goes as well."""
+
+    def fail(done: int) -> None:
+        if store.done[-1] == f"put_file {name}":
+            raise OSError(28, "No space left on device")
+
+    store.shows_parts, store.before = True, fail
+    with pytest.raises(DirectoryError, match=rf"^memory://bucket/images/{name}: No space left on device$"):
+        put()
+    assert files() == {}
+
+
+def test_what_is_given_up(store: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is discarded, and not closed: then all that has come of it would be there."""
+    uploads: list[Upload] = []
+    opened, write = store.open, Upload.write
+
+    def noted(*arguments: Any, **options: Any) -> Upload:
+        uploads.append(opened(*arguments, **options))
+        return uploads[-1]
+
+    def fails(upload: Upload, data: bytes) -> None:
+        write(upload, data)
+        if upload.path.endswith("pages-1.img"):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store, "open", noted)
+    monkeypatch.setattr(Upload, "write", fails)
+    with pytest.raises(DirectoryError, match=r"pages-1.img: Input/output error"):
+        put()
+    assert [one.path.rpartition("/")[2] for one in uploads if one.discarded] == ["pages-1.img"]
+    assert all(one.closed for one in uploads)
+    assert "put_file pages-1.img" not in store.done
+
+
 def test_what_the_store_has_is_looked_at(store: Faulty) -> None:
     """A store that loses a file, or a part of it, gets no manifest."""
 
@@ -537,17 +605,97 @@ def test_a_set_that_was_copied_while_it_was_written(store: Faulty) -> None:
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "sftp://user:p%40ss@host:22/images?token=t0ken"
-    assert places.described(url) == "sftp://user@host:22/images"
+    url = "https://user:p%40ss@host:22/images?token=t0ken"
+    assert places.described(url) == "https://user@host:22/images?…"
 
     def connected(url: str) -> tuple[object, str]:
         raise ValueError(f"no way to {url}, with p@ss")
 
-    monkeypatch.setattr(stores, "_connected", connected)
+    monkeypatch.setattr(remote, "_connected", connected)
     with pytest.raises(DirectoryError) as raised:
         places.opened(url)
     assert str(raised.value) == (
-        "image directory sftp://user@host:22/images: no way to sftp://user:…@host:22/images?…, with …"
+        "image directory https://user@host:22/images?…: no way to https://user:…@host:22/images?…, with …"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sftp://user:se/cret@host/x", "sftp://user:…"),
+        ("sftp://user:se/cret", "sftp://user:…"),
+        ("s3://key:se/cret@bucket/x", "s3://key:…"),
+        ("https://user:se?cret@host/x", "https://user:…"),
+        ("sftp://me@host:port/x", "sftp://me@host:…"),
+    ],
+)
+def test_passwords_with_a_slash(url: str, told: str) -> None:
+    """They end the host, and what is behind it would be printed: so a host is a host, and a port."""
+    assert places.described(url) == told
+    with pytest.raises(DirectoryError) as raised:
+        places.opened(url)
+    assert str(raised.value) == (
+        f"image directory {told}: what follows the colon is no port; a / in a password is written %2F"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/h?1",
+        "s3://bucket/h#1",
+        "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/mine/h",
+        "sftp://me@host:22/run#1?2",
+        "sftp://[::1]:22/x",
+        "sftp://host:/x",
+        "streamer://a?b:c@d/x",
+    ],
+)
+def test_what_is_no_secret_is_printed(url: str) -> None:
+    assert places.described(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "options", "path"),
+    [
+        ("sftp://host/run#1", "host", {}, "/run#1"),
+        ("sftp://host/run?1#2%23", "host", {}, "/run?1#2#"),
+        ("sftp://host/", "host", {}, "/"),
+        ("sftp://host", "host", {}, ""),
+        ("sftp://me:p?#%2Fw@[::1]:99/x", "::1", {"username": "me", "password": "p?#/w", "port": 99}, "/x"),
+    ],
+)
+def test_urls_of_other_hosts(
+    url: str, host: str, options: dict[str, object], path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sftp, "Host", lambda host, options: (host, options))
+    connection: Any
+    connection, there = sftp.connected(url)
+    found, told = connection
+    assert (found, there) == (host, path)
+    assert {name: value for name, value in told.items() if "timeout" not in name} == options
+
+
+def test_the_root(store: Faulty) -> None:
+    """What is listed is where files go."""
+    store.files.pipe_file("/x.img", b"x")
+    assert places.opened("memory:///").has("x.img")
+    assert bytes(places.opened("memory:///").image("x.img").file().read()) == b"x"
+
+
+def test_another_package_is_missing() -> None:
+    """What INSTALL installs would not help."""
+    program = """
+import sys
+sys.modules["gcsfs"] = None
+from ipcimg.cli import main
+sys.exit(main(["verify", "gs://bucket/images"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "ipcimg: Error: image directory gs://bucket/images: Please install gcsfs to access Google Storage\n"
     )
 
 
@@ -562,7 +710,7 @@ sys.exit(main(["verify", "s3://bucket/images"]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ipcimg: Error: image directory s3://bucket/images: ")
-    assert done.stderr.endswith("; images at such URLs need pip install 'ipcimg[stores]'\n")
+    assert done.stderr.endswith("; images at such URLs need pip install '.[stores]' in the sources of ipcimg\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -571,10 +719,17 @@ sys.exit(main(["verify", "s3://bucket/images"]))
     [
         ("nothing://bucket/images", "Protocol not known: nothing"),
         ("file:///tmp/images", "a directory of this machine is named by its path"),
+        ("local:///tmp/images", "a directory of this machine is named by its path"),
+        ("memory://bucket/images", "what is in memory goes with the process"),
+        ("dir:///tmp/images", "dir:// alone names no place"),
+        ("reference://x", "reference:// alone names no place"),
         ("sftp:///tmp/images", "there is no host in the URL"),
-        ("sftp://host:port/images", "Port could not be cast to integer value"),
+        ("sftp://host?x/images", "there is no host in the URL"),
+        ("sftp://host#x/images", "there is no host in the URL"),
+        ("sftp://host:99999/images", "Port out of range 0-65535"),
+        ("s3://", "there is no path in the URL"),
     ],
 )
 def test_urls_that_lead_nowhere(url: str, why: str) -> None:
-    with pytest.raises(DirectoryError, match=f"^image directory {url}: .*{why}"):
+    with pytest.raises(DirectoryError, match=f"^image directory {re.escape(url)}: {why}$"):
         places.opened(url)

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from pathlib import Path
 import paramiko  # noqa: F401  # and s3fs: read once, for all processes that are forked
 import pytest
 import s3fs  # noqa: F401
+
+from ipcimg import sftp as ipcimg_sftp
 
 from ..commands import IPCIMG, SHOW, ipcimg, refused, run, same
 from ..test_streamer import Streamer
@@ -172,6 +175,13 @@ def store(request: pytest.FixtureRequest) -> Store:
 # ---- all commands --------------------------------------------------------------------------
 
 
+def test_a_large_file(s3: Store, source: Namespace) -> None:
+    """It goes by parts."""
+    source.do(lambda: oracle.segment(0x99, 70 * MIB, [(0, os.urandom(70 * MIB))]))
+    ipcimg("dump", "-t", source.pid, "-D", s3.url)
+    assert "whole, and as it was written" in ipcimg("verify", s3.url).stdout
+
+
 def test_there_and_back(store: Store, source: Namespace, target: Namespace, tmp_path: Path) -> None:
     source.do(fill)
     done = ipcimg("dump", "-t", source.pid, "-D", store.url)
@@ -239,6 +249,11 @@ class Gate(http.server.BaseHTTPRequestHandler):
             with gate.lock:
                 gate.changes += 1
                 at_last = gate.changes == gate.deadly
+            if gate.ends_at is not None and re.match(gate.ends_at, f"{self.command} {self.path}"):
+                gate.ends_at = None
+                gate.end()
+            elif gate.ends_at is None:
+                gate.hasty.set()
         length = int(self.headers.get("Content-Length", 0))
         body = self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else self.rfile.read(length)
         if at_last and not gate.after:
@@ -284,6 +299,14 @@ class GateServer(http.server.ThreadingHTTPServer):
         self.beyond, self.temporary, self.lock = beyond, temporary, threading.Lock()
         self.changes, self.deadly, self.after, self.killed, self.dead = 0, 0, False, False, threading.Event()
         self.victim: subprocess.Popen[str] | None = None
+        # What the request begins with at which it is told to end; the next one that changes something sets the event.
+        self.ends_at: str | None = "$"
+        self.hasty = threading.Event()
+
+    def end(self) -> None:
+        assert self.victim is not None
+        self.victim.send_signal(signal.SIGTERM)
+        self.hasty.wait(0.5)  # whoever does not wait for the answer goes on before there is one
 
     def kill(self) -> None:
         assert self.victim is not None
@@ -294,6 +317,19 @@ class GateServer(http.server.ThreadingHTTPServer):
     def die_at(self, n: int, after: bool, *command: object) -> bool:
         """Run ipcimg, which is killed at its n-th change. Did it come so far?"""
         self.changes, self.deadly, self.after, self.killed, self.dead = 0, n, after, False, threading.Event()
+        status, err = self._run(*command)
+        assert status == (-signal.SIGKILL if self.killed else 0), err
+        return self.killed
+
+    def end_at(self, request: str, *command: object) -> tuple[int, str]:
+        """Run ipcimg, which gets a SIGTERM at a request. Gives its status and what it says."""
+        self.ends_at, self.hasty = request, threading.Event()
+        found = self._run(*command)
+        assert self.ends_at is None
+        self.ends_at = "$"
+        return found
+
+    def _run(self, *command: object) -> tuple[int, str]:
         env = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_port}"}
         env["TMPDIR"] = str(self.temporary)  # what is killed leaves something there
         with subprocess.Popen(
@@ -301,9 +337,7 @@ class GateServer(http.server.ThreadingHTTPServer):
         ) as self.victim:
             _, err = self.victim.communicate(timeout=120)
             self.dead.set()
-        assert self.killed or self.victim.returncode == 0, err
-        assert self.victim.returncode == (-signal.SIGKILL if self.killed else 0)
-        return self.killed
+        return self.victim.returncode, err
 
 
 @pytest.fixture
@@ -367,6 +401,95 @@ def test_a_reader_that_is_killed(s3: Store, source: Namespace, target: Namespace
     assert target.do(oracle.everything) == before
     ipcimg("restore", "-t", target.pid, "-D", s3.url)
     assert target.do(oracle.everything) == source.do(oracle.everything)
+
+
+# ---- writers that are told to end ----------------------------------------------------------
+
+ENDED = (128 + signal.SIGTERM, "ipcimg: Error: ended by SIGTERM\n")
+
+
+@pytest.mark.parametrize("name", [".ipcimg-1.tmp", "pages-1.img", "ipcimg-manifest-1.img"])
+def test_a_writer_that_is_told_to_end(s3: Store, gate: GateServer, source: Namespace, name: str) -> None:
+    """While it puts a file: it waits until that is there, and nothing is left."""
+    source.do(small)
+    assert gate.end_at(f"PUT /bucket/{s3.url.removeprefix('s3://bucket/')}/{name}", *dump(source, s3.url)) == ENDED
+    assert s3.names(s3.url) == set()
+
+
+def dump(source: Namespace, url: str) -> tuple[object, ...]:
+    return "dump", "-t", source.pid, "-D", url
+
+
+@pytest.mark.parametrize("part", ["POST .*[?]uploads", "PUT .*[?]partNumber=1", "PUT .*[?]partNumber=2"])
+def test_a_writer_of_a_large_file_that_is_told_to_end(
+    s3: Store, gate: GateServer, source: Namespace, s3_port: int, part: str
+) -> None:
+    """A file that goes by parts is given up: the store keeps none of them."""
+    source.do(lambda: oracle.segment(0x99, 40 * MIB, [(0, os.urandom(40 * MIB))]))
+    assert gate.end_at(part, *dump(source, s3.url)) == ENDED
+    assert s3.names(s3.url) == set()
+    assert "<UploadId>" not in request(s3_port, "GET", "/bucket?uploads")
+
+
+class Wire:
+    """Stands before the sshd; when so many bytes have come from a process, that is told to end."""
+
+    def __init__(self, beyond: int, limit: int) -> None:
+        self._beyond, self._left = beyond, limit
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.victim: subprocess.Popen[str] | None = None
+        self._threads = [threading.Thread(target=self._serve)]
+        self._threads[0].start()
+
+    def _serve(self) -> None:
+        ours, _ = self._listening.accept()
+        theirs = socket.create_connection(("127.0.0.1", self._beyond))
+        back = threading.Thread(target=self._pass_on, args=(theirs, ours, False))
+        back.start()
+        self._pass_on(ours, theirs, True)
+        back.join()
+        ours.close()
+        theirs.close()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1 << 16):
+                if counts:
+                    before, self._left = self._left, self._left - len(data)
+                    if before > 0 >= self._left:
+                        assert self.victim is not None
+                        self.victim.send_signal(signal.SIGTERM)
+                other.sendall(data)
+        with contextlib.suppress(OSError):
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listening.close()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_writer_to_another_host_that_is_told_to_end(
+    sftp: Store, sshd: tuple[int, Path], source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a file: nothing is left, nor the directories that were made."""
+    port, home = sshd
+    source.do(fill)
+    wire = Wire(port, 5 * MIB)
+    shutil.copytree(home, tmp_path / "home")
+    known = tmp_path / "home" / ".ssh" / "known_hosts"
+    known.write_text(known.read_text().replace(str(port), str(wire.port)))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = dump(source, sftp.url.replace(str(port), str(wire.port), 1))
+    with subprocess.Popen([*IPCIMG, *map(str, command)], stderr=subprocess.PIPE, text=True) as wire.victim:
+        try:
+            _, err = wire.victim.communicate(timeout=50)  # less than it takes to give up a host
+        finally:
+            wire.victim.kill()
+    wire.close()
+    assert (wire.victim.returncode, err) == ENDED
+    assert not (tmp_path / "there").exists()
 
 
 # ---- what goes wrong -----------------------------------------------------------------------
@@ -438,7 +561,39 @@ def test_the_configuration_of_ssh(
 def test_a_directory_that_nobody_may_write(sftp: Store, source: Namespace, sshd: tuple[int, Path]) -> None:
     source.do(small)
     line = refused("dump", "-t", source.pid, "-D", f"sftp://root@127.0.0.1:{sshd[0]}/proc/images")
-    assert line.startswith(f"sftp://root@127.0.0.1:{sshd[0]}/proc/images/.ipcimg-1.tmp: ")
+    assert line == f"image directory sftp://root@127.0.0.1:{sshd[0]}/proc/images: No such file"
+
+
+def test_directories_whose_names_have_signs_of_urls(sftp: Store, source: Namespace, tmp_path: Path) -> None:
+    source.do(small)
+    for name in ("run#1", "run#2", "run?1"):
+        ipcimg("dump", "-t", source.pid, "-D", url := f"{sftp.url}/{name}")
+        assert f"into {url}\n" not in ipcimg("verify", url).stdout
+        ipcimg("verify", tmp_path / "there" / "images" / name)
+
+
+def test_a_host_whose_disk_is_full(sftp: Store, sshd: tuple[int, Path], tmp_path: Path) -> None:
+    """The answer to each part is looked at, however small the file is."""
+    try:
+        os.mknod(tmp_path / "full", stat.S_IFCHR | 0o600, os.makedev(1, 7))
+        with open(tmp_path / "full", "wb"):
+            pass
+    except PermissionError:
+        pytest.skip("no device can be made here: NOT TESTED")
+    host, _ = ipcimg_sftp.connected(sftp.url)
+    for size in (1, 100 << 10, 4 * MIB):
+        upload = host.open(str(tmp_path / "full"), "wb", size)
+        with pytest.raises(OSError, match="Failure"):
+            upload.write(bytes(size))
+        upload.close()
+    upload = host.open(str(tmp_path / "file"), "wb", 0)
+    data = os.urandom(MIB + 17)
+    upload.write(memoryview(data))
+    upload.write(b"end")
+    upload.close()
+    assert (tmp_path / "file").read_bytes() == data + b"end"
+    assert host.cat_file(str(tmp_path / "file"), 5, 10) == data[5:10]
+    host.close()
 
 
 # ---- criu-image-streamer -------------------------------------------------------------------
