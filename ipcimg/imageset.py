@@ -709,7 +709,7 @@ def _to_replace(
 
 def files_to_replace(directory: Images, ns_id: int, *, force: bool, criu_set: bool = False) -> set[str]:
     """The files of set ns_id, which a new one is to replace; see save(). Raises DirectoryError, ImageError."""
-    files = _files_of(directory, ns_id, whole=criu_set)
+    files = files_of(directory, ns_id, whole=criu_set)
     if files and not (force or criu_set):
         raise DirectoryError(f"image directory {directory.path}: set {ns_id} is there already; --force replaces it")
     for name in sorted(filter(directory.has, files)):
@@ -730,7 +730,7 @@ def _refuse_to_share(directory: Images, files: set[str]) -> None:
                 raise ImageError(path, None, f"has its pages in {pages_name(pages_id)}, which is to be replaced")
 
 
-def _files_of(directory: Images, ns_id: int, *, whole: bool) -> set[str]:
+def files_of(directory: Images, ns_id: int, *, whole: bool = False) -> set[str]:
     """The names of the files of set ns_id, ours or CRIU's, as far as they are there.
 
     Which segments and pages belong to it is told by its images alone: a manifest may list anything. whole demands the

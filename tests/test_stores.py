@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from ipcimg import codec, delivery, imageset, model, places, remote, sftp, stores
+from ipcimg import codec, delivery, imageset, interrupts, model, places, remote, sftp, stores
 from ipcimg.errors import DirectoryError, ImageError, IpcimgError
 from ipcimg.images import manifest_name, temporary_name
 from tests import rich, wire
@@ -104,6 +106,13 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     faulty.files.pseudo_dirs[:] = [""]
 
 
+@pytest.fixture(params=[False, True], ids=["at once", "by parts"])
+def any_store(store: Faulty, request: pytest.FixtureRequest) -> Faulty:
+    """What is put is there when all of it is, as in an object store; or grows, as on another host."""
+    store.shows_parts = request.param
+    return store
+
+
 OTHER = dataclasses.replace(rich.contents(), queues=(), semaphores=())
 COUNTS = {"rich": model.Counts(4, 31, 2, 3, 6), "other": model.Counts(0, 0, 0, 3, 6)}
 
@@ -113,7 +122,7 @@ def put(contents: model.Contents | None = None, *, force: bool = False, ns_id: i
     destination = stores.StoreDestination(URL, ns_id=ns_id, force=force)
 
     def make(path: str) -> None:
-        with imageset.saving(path, ns_id=destination.ns_id, force=False) as out:
+        with interrupts.handled(), imageset.saving(path, ns_id=destination.ns_id, force=False) as out:
             counts = imageset.write(
                 contents or rich.contents(), out, criu_exact=False, first_pages_id=destination.first_pages_id
             )
@@ -122,13 +131,18 @@ def put(contents: model.Contents | None = None, *, force: bool = False, ns_id: i
     delivery.delivered(make, destination)
 
 
-def put_other_set() -> dict[str, bytes]:
-    """Files that are not of set 1: a set 2, and pages of CRIU's. Gives them as they are."""
+def elsewhere(by: int = 100) -> model.Contents:
+    """As rich.contents(), with other ids of segments, whose files are not those of set 1 then."""
     segments = [
-        dataclasses.replace(one, permissions=dataclasses.replace(one.permissions, id=one.permissions.id + 100))
+        dataclasses.replace(one, permissions=dataclasses.replace(one.permissions, id=one.permissions.id + by))
         for one in rich.contents().segments
     ]
-    put(dataclasses.replace(rich.contents(), segments=segments), ns_id=2)
+    return dataclasses.replace(rich.contents(), segments=segments)
+
+
+def put_other_set() -> dict[str, bytes]:
+    """Files that are not of set 1: a set 2, and pages of CRIU's. Gives them as they are."""
+    put(elsewhere(), ns_id=2)
     fsspec.filesystem("memory").pipe_file("/bucket/images/pages-17.img", b"of a process")
     return files()
 
@@ -158,6 +172,48 @@ def killed_at(store: Faulty, n: int, act: Callable[[], None]) -> bool:
         return True
     finally:
         store.before = lambda n: None
+
+
+def killed_after(store: Faulty, last: str, act: Callable[[], None]) -> None:
+    """Call act, whose process is killed when it has done an operation."""
+    store.done.clear()
+
+    def before(done: int) -> None:
+        if last in store.done[:-1]:
+            raise Dead
+
+    store.before = before
+    with pytest.raises(Dead):
+        act()
+    store.before = lambda n: None
+
+
+@contextlib.contextmanager
+def happening(store: Faulty, n: int, act: Callable[[], None]) -> Iterator[list[int]]:
+    """Have somebody act before the n-th operation inside the with block; what is given has n then."""
+    came: list[int] = []
+
+    def before(done: int) -> None:
+        if done == n and not came:
+            came.append(n)
+            store.before = lambda n: None
+            act()
+
+    store.done.clear()
+    store.before = before
+    try:
+        yield came
+    finally:
+        store.before = lambda n: None
+
+
+def succeeds(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except IpcimgError as error:
+        assert "\n" not in str(error)
+        return False
+    return True
 
 
 def numbered(act: Callable[[int], bool]) -> int:
@@ -227,8 +283,9 @@ def test_the_number_of_a_dump_of_criu_s(store: Faulty) -> None:
     assert manifest_name(5) in files()
 
 
-def test_a_store_that_fails_once(store: Faulty) -> None:
+def test_a_store_that_fails_once(any_store: Faulty) -> None:
     """At whatever operation: one line, and nothing is left but what was there."""
+    store = any_store
     before = put_other_set()
 
     def fails(n: int) -> bool:
@@ -275,8 +332,9 @@ def test_a_store_that_fails_for_good(store: Faulty) -> None:
 
 
 @pytest.mark.parametrize("way", ["recover", "force"])
-def test_a_writer_that_is_killed(store: Faulty, way: str) -> None:
+def test_a_writer_that_is_killed(any_store: Faulty, way: str) -> None:
     """At whatever operation: nobody takes what is left for a set, and whoever comes next has no trouble with it."""
+    store = any_store
     others = put_other_set()
     refusals = 0
 
@@ -304,8 +362,9 @@ def test_a_writer_that_is_killed(store: Faulty, way: str) -> None:
     assert refusals > 15
 
 
-def test_a_writer_that_is_killed_while_it_replaces_a_set(store: Faulty) -> None:
+def test_a_writer_that_is_killed_while_it_replaces_a_set(any_store: Faulty) -> None:
     """Then the old set is there, or none, or the new one."""
+    store = any_store
     others = put_other_set()
     seen = set()
 
@@ -316,7 +375,7 @@ def test_a_writer_that_is_killed_while_it_replaces_a_set(store: Faulty) -> None:
         try:
             seen.add(check())
         except IpcimgError as error:
-            assert "unfinished" in str(error)
+            assert "unfinished" in str(error) or manifest_name(1) in str(error)  # a part of it
         if n % 2:
             found = stores.recover(URL)
             assert all(map(check, (n for n, whole in found.items() if whole)))
@@ -330,39 +389,175 @@ def test_a_writer_that_is_killed_while_it_replaces_a_set(store: Faulty) -> None:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_two_writers(store: Faulty, force: bool) -> None:
-    """The second comes between any two operations of the first: what is there then is whole, or refused."""
-    outcomes: dict[str, int] = {"first": 0, "second": 0, "refused": 0}
+    """The second comes between any two operations of the first: who has succeeded has his set there, whole."""
+    outcomes: dict[str, int] = {"first": 0, "second": 0, "neither": 0}
 
     def second_comes(n: int) -> bool:
         store.files.store.clear()
-        came = False
-
-        def before(done: int) -> None:
-            nonlocal came
-            if done == n and not came:
-                came = True
-                store.before = lambda n: None
-                try:
-                    put(OTHER, force=force)
-                except IpcimgError as error:
-                    assert not force, error
-
-        store.done.clear()
-        store.before = before
-        try:
-            put(force=force)
-        except IpcimgError as error:
-            assert "\n" not in str(error)
-        store.before = lambda n: None
-        try:
-            outcomes["first" if check() == COUNTS["rich"] else "second"] += 1
-            assert check() in COUNTS.values()
-        except IpcimgError:
-            outcomes["refused"] += 1
-        return came
+        second: list[bool] = []
+        with happening(store, n, lambda: second.append(succeeds(lambda: put(OTHER, force=force)))) as came:
+            first = succeeds(lambda: put(force=force))
+        if first:
+            assert check() == COUNTS["rich"] or (force and check() == COUNTS["other"])  # it may have come afterwards
+            outcomes["first"] += 1
+        elif second == [True]:
+            outcomes["second"] += 1
+            assert succeeds(check) or force  # then his files may be the first's
+        else:
+            outcomes["neither"] += 1
+            assert files() == {}
+        return bool(came)
 
     assert numbered(second_comes) > 15
     assert outcomes["first"] and outcomes["second"]
+
+
+BACKWARDS = dataclasses.replace(rich.contents(), segments=tuple(rich.contents().segments)[::-1])
+
+
+@pytest.mark.parametrize("contents", [BACKWARDS, elsewhere()], ids=["the same files", "other files"])
+def test_two_writers_of_different_sets(any_store: Faulty, contents: model.Contents) -> None:
+    """The second comes between any two operations of the first: who has succeeded has his set there, whole."""
+    store = any_store
+    both = 0
+
+    def second_comes(n: int) -> bool:
+        nonlocal both
+        store.files.store.clear()
+        second: list[bool] = []
+        with happening(store, n, lambda: second.append(succeeds(lambda: put(contents, ns_id=2)))) as came:
+            first = succeeds(put)
+        done = [ns_id for ns_id, succeeded in ((1, first), (2, second == [True])) if succeeded]
+        assert all(check(ns_id) == COUNTS["rich"] for ns_id in done)
+        assert len(files()) == sum(len(places.opened(URL).names()) for _ in done[:1])
+        assert {name for name in files() if name.startswith((".ipcimg", "ipcimg-manifest"))} == {
+            manifest_name(ns_id) for ns_id in done
+        }
+        both += len(done) == 2
+        return bool(came)
+
+    assert numbered(second_comes) > 15
+    assert (both > 15) == (contents is not BACKWARDS)
+
+
+def test_a_writer_whose_mark_is_removed(store: Faulty) -> None:
+    """By recover, between any two operations: it fails, and nothing is left; or all was there."""
+    others = put_other_set()
+    failed = 0
+
+    def recovered() -> None:
+        stores.recover(URL)
+
+    def recover_comes(n: int) -> bool:
+        nonlocal failed
+        with happening(store, n, recovered) as came:
+            succeeded = succeeds(put)
+        if succeeded:  # recover came before there was a mark, or when all was there
+            mark = ".ipcimg-1.tmp"
+            assert f"put_file {mark}" not in store.done[: n - 1] or store.done[n - 1 : n] in ([], [f"rm_file {mark}"])
+            assert check() == COUNTS["rich"]
+        else:
+            failed += 1
+            assert files() == others
+        assert check(2) == COUNTS["rich"]
+        for name in files().keys() - others.keys():
+            store.files.rm_file(f"/bucket/images/{name}")
+        return bool(came)
+
+    assert numbered(recover_comes) > 15
+    assert failed > 10
+
+
+def test_a_mark_keeps_its_files_from_other_sets(store: Faulty) -> None:
+    """What a writer of set 1 that was killed may still do, or have undone, is no part of set 2."""
+    killed_after(store, "put_file .ipcimg-1.tmp", put)
+    left = files()
+    with pytest.raises(
+        DirectoryError,
+        match=r"another dump, of set 1, into it is running, or was killed, and has pagemap-shmem-3.img too; "
+        "`ipcimg recover -D memory://bucket/images` removes what was killed",
+    ):
+        put(ns_id=2)
+    assert files() == left
+    put(elsewhere(), ns_id=2)
+    assert {name for name in files() if name.startswith("pages-")} == {f"pages-{n}.img" for n in (4, 5, 6)}
+    assert stores.recover(URL) == {1: False}
+    assert check(2) == COUNTS["rich"]
+
+
+@pytest.mark.parametrize("way", ["recover", "force"])
+def test_files_of_another_set_stay(store: Faulty, way: str) -> None:
+    """Whatever a mark lists."""
+    put(elsewhere(), ns_id=2)
+    put(elsewhere(200), ns_id=3)
+    store.files.rm_file(f"/bucket/images/{manifest_name(3)}")  # as a set of CRIU's
+    before = files()
+    names = "".join(f"{name}\n" for name in before if "manifest" not in name and "ipcns" not in name)
+    store.files.pipe_file("/bucket/images/.ipcimg-1.tmp", f"{names}ipcns-msg-1.img\nend 17\n".encode())
+    store.files.pipe_file("/bucket/images/ipcns-msg-1.img", b"")
+    if way == "recover":
+        stores.recover(URL)
+        assert files() == before
+    else:
+        put(force=True)
+        assert {name: data for name, data in files().items() if name in before} == before
+        assert check() == COUNTS["rich"]
+    assert check(2) == COUNTS["rich"]
+
+
+def test_a_store_that_fails_once_while_a_set_is_replaced(any_store: Faulty) -> None:
+    """Then the old set is there, or nothing; only the mark may be left of the new one."""
+    store = any_store
+    others = put_other_set()
+    seen = set()
+
+    def fails(n: int) -> bool:
+        if manifest_name(1) not in files():
+            put(OTHER)
+
+        def fail(done: int) -> None:
+            if done == n:
+                raise OSError(5, "Input/output error")
+
+        store.done.clear()
+        store.before = fail
+        failed = not succeeds(lambda: put(force=True))
+        store.before = lambda n: None
+        left = set(files()) - set(others)
+        seen.add(check() if left else None)
+        if failed and "rm_file .ipcimg-1.tmp" not in store.done[:n]:
+            assert not left or check() == COUNTS["other"]
+        return failed
+
+    assert numbered(fails) > 20
+    assert seen == {None, *COUNTS.values()}
+    assert {name: data for name, data in files().items() if name in others} == others
+
+
+@pytest.mark.parametrize("way", ["recover", "force"])
+def test_a_store_that_fails_for_good_while_a_set_is_replaced(store: Faulty, way: str) -> None:
+    """From whatever operation on: what is left does not stand in the way of the next dump, and goes."""
+    put(OTHER)
+    whole = files()
+
+    def fails(n: int) -> bool:
+        def fail(done: int) -> None:
+            if done >= n:
+                raise OSError(5, "Input/output error")
+
+        store.done.clear()
+        store.before = fail
+        failed = not succeeds(lambda: put(force=True))
+        store.before = lambda n: None
+        if way == "recover":
+            stores.recover(URL)
+            assert not files() or check() in COUNTS.values()
+        put(OTHER, force=way == "force" or manifest_name(1) in files())
+        assert check() == COUNTS["other"]
+        assert len(files()) == len(whole)  # with other numbers of pages
+        return failed
+
+    assert numbered(fails) > 20
 
 
 @pytest.mark.parametrize("name", ["pages-2.img", "ipcns-var-1.img"])
@@ -377,6 +572,51 @@ def test_a_disk_that_is_full(store: Faulty, name: str) -> None:
     with pytest.raises(DirectoryError, match=rf"^memory://bucket/images/{name}: No space left on device$"):
         put()
     assert files() == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_signal_waits_for_the_request(any_store: Faulty, fails: bool) -> None:
+    """At whatever operation that changes something; what is under way is given up, and no request comes behind it."""
+    store = any_store
+    uploads: list[Upload] = []
+    opened = store.open
+
+    def noted(*arguments: Any, **options: Any) -> Upload:
+        uploads.append(opened(*arguments, **options))
+        return uploads[-1]
+
+    store.open = noted  # type: ignore[method-assign]
+
+    def comes(n: int) -> bool:
+        done_before: list[int] = []
+
+        def before(done: int) -> None:
+            operation = store.done[-1].partition(" ")[0]
+            if not done_before and done >= n and operation in ("write", "put_file"):
+                done_before.append(done)
+                signal.raise_signal(signal.SIGTERM)
+            if done_before and fails and operation == "rm_file":
+                raise OSError(5, "Input/output error")
+
+        store.files.store.clear()
+        store.done.clear()
+        store.before = before
+        try:
+            with interrupts.handled():
+                put()
+        except interrupts.Interrupted as error:
+            assert error.signum == signal.SIGTERM
+            left = "; and what was put could not be removed: memory://bucket/images/"
+            assert str(error).startswith(f"ended by SIGTERM{left if fails else ''}")
+            assert "\n" not in str(error)
+            assert fails or files() == {}
+            assert all(one.closed for one in uploads)
+            return True
+        finally:
+            store.before = lambda n: None
+        return False
+
+    assert numbered(comes) > 10
 
 
 def test_what_is_given_up(store: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +640,28 @@ def test_what_is_given_up(store: Faulty, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [one.path.rpartition("/")[2] for one in uploads if one.discarded] == ["pages-1.img"]
     assert all(one.closed for one in uploads)
     assert "put_file pages-1.img" not in store.done
+
+
+@pytest.mark.parametrize("name", [".ipcimg-1.tmp", "pages-2.img"])
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_links_are_not_written_through(store: Faulty, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a set is whole."""
+    put()
+    store.files.pipe_file("/bucket/images/.ipcimg-1.tmp", b"end 17\n")
+    before, ls = files(), store.files.ls
+
+    def told(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        return [
+            {**one, "type": kind if one["name"].endswith(name) else one["type"]} for one in ls(*arguments, **options)
+        ]
+
+    monkeypatch.setattr(store.files, "ls", told)
+    with pytest.raises(IpcimgError, match=rf"{name}:? is a (symbolic link|directory)|{name}: not a regular file"):
+        put(force=True)
+    if name == ".ipcimg-1.tmp":
+        with pytest.raises(ImageError, match=r"\.ipcimg-1.tmp: (is a symbolic link|not a regular file)"):
+            stores.recover(URL)
+    assert files() == before
 
 
 def test_what_the_store_has_is_looked_at(store: Faulty) -> None:

@@ -572,6 +572,19 @@ def test_directories_whose_names_have_signs_of_urls(sftp: Store, source: Namespa
         ipcimg("verify", tmp_path / "there" / "images" / name)
 
 
+def test_a_link_in_the_place_of_the_mark(sftp: Store, source: Namespace, tmp_path: Path) -> None:
+    """Nothing is written to where it leads, also where there is a set."""
+    source.do(small)
+    ipcimg("dump", "-t", source.pid, "-D", sftp.url)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "there" / "images" / ".ipcimg-1.tmp").symlink_to(tmp_path / "precious")
+    line = f"{sftp.url}/.ipcimg-1.tmp: is a symbolic link"
+    assert refused("dump", "-t", source.pid, "-D", sftp.url, "--force") == line
+    assert refused("recover", "-D", sftp.url) == line
+    assert (tmp_path / "precious").read_text() == "precious"
+    ipcimg("verify", sftp.url)
+
+
 def test_a_host_whose_disk_is_full(sftp: Store, sshd: tuple[int, Path], tmp_path: Path) -> None:
     """The answer to each part is looked at, however small the file is."""
     try:
