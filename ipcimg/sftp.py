@@ -106,11 +106,19 @@ class Host:
     def _mkdir(self, path: str) -> None:
         try:
             self._ftp.mkdir(path, _DIRECTORY)
+        except FileNotFoundError:
+            raise
         except OSError:
-            if not stat.S_ISDIR(self._ftp.stat(path).st_mode or 0):  # somebody else has made it
+            if not self._is_directory(path):  # else somebody else has made it
                 raise
         else:
             self._made.append(path)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._ftp.stat(path).st_mode or 0)
+        except FileNotFoundError:
+            return False
 
     def remove_made(self) -> None:
         """Remove the directories that were made, as far as nothing is in them."""
@@ -132,11 +140,16 @@ class Upload:
     def write(self, data: bytes | memoryview) -> None:
         """Append data. Raises OSError where any of it did not get there."""
         last = max(len(data) - _REQUEST, 0)
-        self._file.set_pipelined(True)  # many requests under way at once
-        for part in _parts(memoryview(data)[:last]):
-            self._file.write(part)
-        self._file.set_pipelined(False)  # what comes now waits for all answers
-        self._file.write(bytes(data[last:]))
+        try:
+            self._file.set_pipelined(True)  # many requests under way at once
+            for part in _parts(memoryview(data)[:last]):
+                self._file.write(part)
+            self._file.set_pipelined(False)  # what comes now waits for all answers
+            self._file.write(bytes(data[last:]))
+        except OSError as error:
+            if str(error) != "Failure":
+                raise
+            raise OSError("the host does not take it, and does not say why; is its disk full?") from error
 
     def close(self) -> None:
         """There is no more of it."""

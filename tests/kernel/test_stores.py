@@ -558,10 +558,16 @@ def test_the_configuration_of_ssh(
     ipcimg("verify", f"sftp://there{tmp_path}/images")
 
 
-def test_a_directory_that_nobody_may_write(sftp: Store, source: Namespace, sshd: tuple[int, Path]) -> None:
+def test_a_directory_that_nobody_may_write(
+    sftp: Store, source: Namespace, sshd: tuple[int, Path], tmp_path: Path
+) -> None:
     source.do(small)
     line = refused("dump", "-t", source.pid, "-D", f"sftp://root@127.0.0.1:{sshd[0]}/proc/images")
     assert line == f"image directory sftp://root@127.0.0.1:{sshd[0]}/proc/images: No such file"
+    (tmp_path / "file").write_text("x")
+    assert refused("dump", "-t", source.pid, "-D", f"sftp://root@127.0.0.1:{sshd[0]}{tmp_path}/file").endswith(
+        f"{tmp_path}/file: Failure"  # sftp has no more words
+    )
 
 
 def test_directories_whose_names_have_signs_of_urls(sftp: Store, source: Namespace, tmp_path: Path) -> None:
@@ -596,7 +602,7 @@ def test_a_host_whose_disk_is_full(sftp: Store, sshd: tuple[int, Path], tmp_path
     host, _ = ipcimg_sftp.connected(sftp.url)
     for size in (1, 100 << 10, 4 * MIB):
         upload = host.open(str(tmp_path / "full"), "wb", size)
-        with pytest.raises(OSError, match="Failure"):
+        with pytest.raises(OSError, match="is its disk full"):
             upload.write(bytes(size))
         upload.close()
     upload = host.open(str(tmp_path / "file"), "wb", 0)
