@@ -961,17 +961,20 @@ sys.exit(main(["verify", "gs://bucket/images"]))
     )
 
 
-@pytest.mark.parametrize("package", ["fsspec", "s3fs"])
-def test_without_the_packages(package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "url"),
+    [("fsspec", "s3://bucket/images"), ("s3fs", "s3://bucket/images"), ("paramiko", "sftp://host/images")],
+)
+def test_without_the_packages(package: str, url: str) -> None:
     program = f"""
 import sys
 sys.modules[{package!r}] = None
 from ipcimg.cli import main
-sys.exit(main(["verify", "s3://bucket/images"]))
+sys.exit(main(["verify", {url!r}]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("ipcimg: Error: image directory s3://bucket/images: ")
+    assert done.stderr.startswith(f"ipcimg: Error: image directory {url}: ")
     assert done.stderr.endswith("; images at such URLs need pip install '.[stores]' in the sources of ipcimg\n")
     assert done.stderr.count("\n") == 1
 
