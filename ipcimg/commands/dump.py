@@ -105,11 +105,12 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     directory = options.images_dir if options.criu_set is None else options.criu_set
     if to_stream and options.report == "-":
         parser.error("--report - goes to standard output, which has the archive with -D -")
+    where = "standard output" if to_stream else places.described(directory)
     with outcome.of(
         parser,
         options,
         "Dumping",
-        places.described(directory),
+        where,
         facts=outcome.OF_DUMP,
         makes_directory=options.criu_set is None,
         to_stream=to_stream,
@@ -144,8 +145,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
                 dumped = delivered(make, destination, progress)
         told.of_dump(dumped)
-        line = f"dumped {arguments.counts(dumped.counts)} into "
-        line += "standard output" if to_stream else places.described(directory)
+        line = f"dumped {arguments.counts(dumped.counts)} into {where}"
         if dumped.inherited:
             line += f"; left in {options.parent}: {arguments.some(dumped.inherited, 'page')}"
         told.done(line)
