@@ -14,7 +14,7 @@ from .errors import DirectoryError, explain
 from .image import ImageFile
 from .images import INVENTORY, STATS_DUMP, kind_name, manifest_name
 from .imageset import ImageSet, open_set
-from .interrupts import deferred, handled
+from .interrupts import deferred, finished, handled, part
 from .progress import NOBODY, Progress
 
 BESIDE = (INVENTORY, STATS_DUMP)
@@ -38,7 +38,7 @@ class Destination(Protocol):
         """Take a file of the set; the variables are the last but one, the manifest is the last."""
 
     def finish(self) -> None:
-        """All has been put: see that it is there."""
+        """All has been put: see that it is there. A signal may end it until it has returned, or called finished()."""
 
 
 def delivered(make: Callable[[str], _T], destination: Destination, progress: Progress = NOBODY) -> _T:
@@ -48,8 +48,10 @@ def delivered(make: Callable[[str], _T], destination: Destination, progress: Pro
     mode 0700, is gone in any case, except when the process is killed. Raises DirectoryError, and what the others raise.
     """
     with handled(), _directory_of_our_own() as path:
-        made = make(path)
+        with part():  # that the set is whole here is not the end
+            made = make(path)
         _deliver(open_set(path), destination, progress)
+        finished()
         return made
 
 

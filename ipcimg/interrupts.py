@@ -1,9 +1,15 @@
-"""SIGINT, SIGTERM and SIGHUP as an exception that comes when it may; and the end of a time limit as well.
+"""SIGINT, SIGTERM, SIGHUP and the end of a time limit as an exception, which comes when it may, or comes too late.
 
-Inside handled() each of them raises Interrupted in the main thread, so that every with block on the
-way out does its work; inside limited() SIGALRM raises TimedOut. Inside deferred() the exception
-waits for the end of the block: that is for the few steps that must not come apart, such as making
-an object and noting that it was made.
+    handled()    inside it the first of them raises Interrupted in the main thread, so that every with block on the way
+                 out does its work; those that come after it change nothing
+    deferred()   inside it the exception waits for the end of the block: that is for the few steps that must not come
+                 apart, such as making an object and noting that it was made
+    finished()   from then on nothing is raised any more: the work is done
+    part()       what is finished() inside it is but a part of the work: what comes too late for that is raised at its
+                 end
+
+There is one state for the process, that of the outermost handled(): a function of ours that is called inside another
+one's handled() neither forgets what has come nor that the work is done.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ class Interrupted(BaseException):
 
 
 class TimedOut(Interrupted):
-    """The time of limited() is over."""
+    """The time of handled() is over."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(signal.SIGALRM)
@@ -34,36 +40,34 @@ class TimedOut(Interrupted):
 
 
 class _State:
-    depth = 0
-    blocks = 0  # of handled() and limited() that we are in
-    limit = 0.0  # seconds
-    pending: int | None = None
-    over = False  # one signal is enough: what it set off is not to be interrupted by another
+    handled = False  # are we in handled()?
+    depth = 0  # of held and deferred
     parts = 0  # of part() that we are in
-    part_over = False  # of the outermost one: what comes now is for the work that is left
-    late: int | None = None  # what has come since
+    part_is_over = False
+    is_over = False  # of all of it: one was raised, or the work is finished
+    pending: int | None = None  # what has come, and was not raised yet
+    limit: _Limit | None = None
 
 
 def _arrived(signum: int, frame: FrameType | None) -> None:
-    if _State.over:
-        return
-    if _State.part_over:
-        _State.late = signum
-    elif _State.depth:
+    if _State.handled and not _State.is_over:
         _State.pending = signum
-    else:
-        _State.over = True
-        raise _interruption(signum)
-
-
-def _interruption(signum: int) -> Interrupted:
-    return TimedOut(_State.limit) if signum == signal.SIGALRM else Interrupted(signum)
+        _deliver()
 
 
 def _deliver() -> None:
-    if _State.pending is not None and not _State.depth:
-        signum, _State.pending, _State.over = _State.pending, None, True
-        raise _interruption(signum)
+    if not _State.depth and not _State.part_is_over:
+        _raise_pending()
+
+
+def _raise_pending() -> None:
+    signum, _State.pending = _State.pending, None
+    if signum is None or _State.is_over:
+        return
+    _State.is_over = True  # one is enough: what it sets off is not to be interrupted by another
+    if signum == signal.SIGALRM and _State.limit is not None:
+        raise TimedOut(_State.limit.seconds)
+    raise Interrupted(signum)
 
 
 def _in_main_thread() -> bool:
@@ -71,96 +75,97 @@ def _in_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
+@contextlib.contextmanager
+def handled(limit: float | None = None, *, for_good: bool = False) -> Iterator[None]:
+    """Let the signals raise Interrupted, and the end of the limit, in seconds, TimedOut, until the work is finished().
+
+    Those that are ignored (nohup) stay ignored. for_good has all of them ignored from the end of the block on, however
+    it ends: for a process that then tells what became of its work, and ends. Inside another such block, which has all
+    that in its hands, and in other threads than the main one this does nothing.
+    """
+    if not _in_main_thread() or _State.handled:
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _State.handled, _State.is_over, _State.pending = True, False, None
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _arrived)
+        if limit is not None:
+            _State.limit = _Limit(limit)
+            _State.limit.start()
+        yield
+        _deliver()
+    finally:
+        _State.is_over = True  # so that nothing is raised in here
+        if _State.limit is not None:
+            _State.limit.end()
+        for number, handler in before.items():
+            if for_good or handler is not None:
+                signal.signal(number, signal.SIG_IGN if for_good else handler)
+        _State.handled, _State.limit = False, None
+
+
 def finished() -> None:
     """To be called when the work is done: a signal that has come is raised now, one that comes later comes too late.
 
-    Outside handled() and limited() there is none that it could concern. The limit of the latter is over, unless this is
-    but a part().
+    The time limit is over as well, unless this is but a part(). Outside handled() there is none that it could concern.
     """
-    if not _in_main_thread() or not _State.blocks:
+    if not _in_main_thread() or not _State.handled or _State.part_is_over:
         return
-    if _State.limit and not _State.parts:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    signum, _State.pending = _State.pending, None
-    if signum is not None:
-        _State.over = True
-        raise _interruption(signum)
+    _raise_pending()
     if _State.parts:
-        _State.part_over = True
+        _State.part_is_over = True
     else:
-        _State.over = True
+        _State.is_over = True
+        if _State.limit is not None:
+            _State.limit.stop()
 
 
 @contextlib.contextmanager
 def part() -> Iterator[None]:
     """What is finished() inside the with block is not all of the work: who comes too late for it is raised at the end.
 
-    For a block inside handled() or limited().
+    For a block inside handled().
     """
     if not _in_main_thread():
         yield
         return
+    before = _State.part_is_over
     _State.parts += 1
     try:
         yield
     finally:
         _State.parts -= 1
-        if not _State.parts:
-            late, _State.late, _State.part_over = _State.late, None, False
-            if late is not None:
-                _arrived(late, None)
-
-
-@contextlib.contextmanager
-def handled() -> Iterator[None]:
-    """Let the signals raise Interrupted; those that are ignored (nohup) stay ignored."""
-    if not _in_main_thread():
-        yield  # signals go to the main thread, which is not ours to direct
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    _State.blocks += 1
-    try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, _arrived)
-        yield
+        _State.part_is_over = before
         _deliver()
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-        _left()
 
 
-def _left() -> None:
-    _State.pending, _State.over = None, False
-    _State.blocks -= 1
+class _Limit:
+    """A timer, and what there was before it."""
 
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        self._handler = signal.signal(signal.SIGALRM, _arrived)
 
-@contextlib.contextmanager
-def limited(seconds: float | None) -> Iterator[None]:
-    """Raise TimedOut after so many seconds inside the with block, as handled() does Interrupted; None: never.
+    def start(self) -> None:
+        """Have it run."""
+        signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 1e-6))  # 0 would be no limit
 
-    For the main thread, and for one such block at a time.
-    """
-    if seconds is None:
-        yield
-        return
-    before = signal.getsignal(signal.SIGALRM)
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    _State.limit = seconds
-    _State.blocks += 1
-    try:
-        signal.signal(signal.SIGALRM, _arrived)
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # 0 would be no limit
-        yield
-    finally:
+    def stop(self) -> None:
+        """Have it run no more; a command that takes our place finds all as it was."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if before is not None:
-            signal.signal(signal.SIGALRM, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        _State.limit = 0.0
-        _left()
+        if self._handler is signal.SIG_IGN:  # execve(2) puts the default in the place of ours
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+
+    def end(self) -> None:
+        """Have all as it was."""
+        self.stop()
+        if self._handler is not None:
+            signal.signal(signal.SIGALRM, self._handler)
 
 
 @contextlib.contextmanager

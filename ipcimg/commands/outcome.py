@@ -97,7 +97,6 @@ class Outcome:
         self._status_fd: int | None = getattr(options, "status_fd", None)
         self._verbose: bool = options.verbosity >= VERBOSE
         self.log: LogFile | None = None
-        self.limit = contextlib.ExitStack()
         self.watch = Stopwatch()
         self._facts: dict[str, object] = {}
         self._warnings: list[str] = []
@@ -196,7 +195,7 @@ class Outcome:
 
     def done(self, *lines: str) -> None:
         """It is done, which nothing can undo any more: tell everybody. The lines are for people."""
-        self.limit.close()
+        interrupts.finished()
         if self.log is not None and self.log.failed is not None:
             self.warn(self.log.failed)
         with self._report_or_none():
@@ -310,17 +309,18 @@ def of(
     """What becomes of what is done inside the with block, which doing names; whatever it raises is told as a failure.
 
     directory is the image directory, for people, and may be missing where makes_directory says so. facts are members of
-    the report, null as long as nothing is known. to_stream says that standard output is for the images.
+    the report, null as long as nothing is known. to_stream says that standard output is for the images. Signals and the
+    time limit end what is done, and are told as a failure; once it is done, or has failed, signals come too late.
     """
     told = Outcome(parser, options, doing, to_stream=to_stream)
     told.fact(images_dir=directory, **dict.fromkeys(facts))
     if told._status_fd is not None:
         _refuse_unwritable(parser, told._status_fd)
     try:
-        with told.limit:
-            told.limit.enter_context(interrupts.limited(getattr(options, "timeout", None)))
+        with interrupts.handled(getattr(options, "timeout", None), for_good=True):
             told.expect_report()
-            told.log = _open_log(options, makes_directory)
+            with interrupts.deferred():
+                told.log = _open_log(options, makes_directory)
             told.info(f"ipcimg {__version__}: {told.command}, process {os.getpid()}")
             yield told
     except BaseException as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import functools
 import io
 import os
 import signal
@@ -88,11 +87,24 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         if options.pin is not None and os.path.lexists(options.pin):
             raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))
+        # What is of no use to anybody unless all is done; a COMMAND is part of that.
+        on_error = stack.enter_context(contextlib.ExitStack())
+        if pidfile is not None:
+            on_error.callback(_empty, pidfile)
+
+        def note_holder(pid: int) -> None:
+            if options.new_ns:  # nobody could get at what it holds
+                on_error.callback(_end, pid)
+            if pidfile is not None:
+                _write_pid(pidfile, pid)
+
         target = stack.enter_context(namespace.new() if options.new_ns else arguments.namespace_of(options))
         told.about(target)
         target.enter()
-        stack.enter_context(interrupts.handled())
-        with arguments.progress(options, "restoring") as progress:
+        with (
+            arguments.progress(options, "restoring") as progress,
+            interrupts.part() if options.new_ns else contextlib.nullcontext(),
+        ):
             restored = restore(
                 options.images_dir,
                 target,
@@ -104,29 +116,34 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 strict=options.strict,
                 creator_stays=bool(command),
                 reachable=not options.new_ns or options.pin is not None,
-                report_holder=None if pidfile is None else functools.partial(_write_pid, pidfile),
+                report_holder=note_holder,
                 progress=told.watching(progress),
             )
-        try:
-            if not options.new_ns:
-                interrupts.finished()
-            if options.pin is not None:
-                target.pin(options.pin)
-            told.of_restore(restored)
-            if (where := outcome.local(options)) is not None:
-                _leave_stats(told, where, restored.counts)
-            told.done(*_restored(restored, places.described(options.images_dir)))
-            if command:
-                if options.images_dir == places.STANDARD_INPUT:  # of which nothing is left
-                    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                _become(command, options.pin)
-        except BaseException:
-            if options.new_ns and restored.holder is not None:  # nobody can get at what it holds
-                os.kill(restored.holder, signal.SIGTERM)
-                if pidfile is not None:
-                    pidfile.truncate(0)
-            raise
-        return DONE
+        interrupts.finished()
+        if options.pin is not None:
+            target.pin(options.pin)
+            on_error.callback(target.unpin, options.pin)
+        if not command:
+            on_error.pop_all()
+        told.of_restore(restored)
+        if (where := outcome.local(options)) is not None:
+            _leave_stats(told, where, restored.counts)
+        told.done(*_restored(restored, places.described(options.images_dir)))
+        if command:
+            if options.images_dir == places.STANDARD_INPUT:  # of which nothing is left
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            _become(command)
+    return DONE
+
+
+def _empty(pidfile: io.FileIO) -> None:
+    with contextlib.suppress(OSError):  # it may be a device
+        pidfile.truncate(0)
+
+
+def _end(holder: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder, signal.SIGTERM)
 
 
 def _write_pid(pidfile: io.FileIO, pid: int) -> None:
@@ -136,17 +153,13 @@ def _write_pid(pidfile: io.FileIO, pid: int) -> None:
         raise IpcimgError(f"writing {os.fsdecode(pidfile.name)}: {explain(error)}") from error
 
 
-def _become(command: list[str], pin: str | None) -> None:
+def _become(command: list[str]) -> None:
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     try:
         # In this very process: it is the creator of the segments, and keeps them alive.
         os.execvp(command[0], command)
     except OSError as error:
-        if pin is not None:
-            from ..namespace import IpcNamespace
-
-            IpcNamespace.unpin(pin)
         raise IpcimgError(f"running {command[0]}: {error.strerror}") from error
 
 
