@@ -60,6 +60,11 @@ class ImageFile:
             if self.fd >= 0:
                 os.close(self.fd)
 
+    @property
+    def is_here(self) -> bool:
+        """Is it a file of this machine, or a part of one, so that nobody waits for a network?"""
+        return True
+
     def reader(self, offset: int = 0) -> Reader:
         """A reader that begins offset bytes into the file."""
         return Reader(self, offset)
@@ -102,6 +107,11 @@ class ImagePart(ImageFile):
     def __init__(self, whole: Bytes, start: int, size: int, path: str) -> None:
         """size bytes of the whole from start on."""
         self._whole, self._start, self.size, self.path = whole, start, size, path
+
+    @property
+    def is_here(self) -> bool:
+        """See ImageFile."""
+        return isinstance(self._whole, ImageFile) and self._whole.is_here
 
     def read_some(self, view: memoryview, offset: int) -> int:
         """See ImageFile."""

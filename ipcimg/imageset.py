@@ -388,7 +388,7 @@ class _Stored:
     def pieces(self, prepare: Prepare) -> Generator[Piece, None, None]:
         """See pieces.InPieces. At the end the pages file has to be as it was written, if that is known."""
         runs, pages = self._opened()
-        return ahead(prepared(self._pieces(runs, pages), prepare), pages.size)
+        return ahead(prepared(self._pieces(runs, pages), prepare), pages.size, may_be_left=not pages.is_here)
 
     def _opened(self) -> tuple[codec.StoredRuns, ImageFile]:
         """The page map and the pages file."""

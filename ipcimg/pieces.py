@@ -218,8 +218,14 @@ def prepared(pieces: Generator[Piece, None, None], prepare: Prepare) -> Generato
             yield piece
 
 
-def ahead(pieces: Generator[Piece, None, None], size: int) -> Generator[Piece, None, None]:
-    """The same pieces; of so many bytes that it pays, each is made in a thread while the caller uses the one before."""
+def ahead(
+    pieces: Generator[Piece, None, None], size: int, *, may_be_left: bool = False
+) -> Generator[Piece, None, None]:
+    """The same pieces; of so many bytes that it pays, each is made in a thread while the caller uses the one before.
+
+    may_be_left says that they need nothing that the caller closes or lets go: then nobody waits for the end of the
+    thread, which may be in a network that does not answer.
+    """
     if size < _AHEAD_FROM or len(os.sched_getaffinity(0)) < 2:
         yield from pieces
         return
@@ -235,7 +241,7 @@ def ahead(pieces: Generator[Piece, None, None], size: int) -> Generator[Piece, N
             except BaseException as error:
                 made.put(error)
 
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=make, daemon=may_be_left)
     thread.start()
     try:
         go_on.put(True)
@@ -246,8 +252,9 @@ def ahead(pieces: Generator[Piece, None, None], size: int) -> Generator[Piece, N
             yield piece
     finally:
         go_on.put(False)
-        thread.join()
-        pieces.close()
+        if not may_be_left:
+            thread.join()
+            pieces.close()
 
 
 def rooms(size: int) -> Iterator[Piece]:

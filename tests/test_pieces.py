@@ -295,3 +295,28 @@ def test_who_stops_leaves_no_thread(two_processors: None) -> None:
     next(found)
     found.close()
     assert ended == [1]
+
+
+@pytest.mark.parametrize("how", ["stops", "goes on"])
+def test_who_may_leave_the_thread_does_not_wait_for_it(how: str, two_processors: None) -> None:
+    may_go_on, ended = threading.Event(), threading.Event()
+
+    def hanging() -> Generator[pieces.Piece, None, None]:
+        try:
+            for n, piece in enumerate(numbered(3)):
+                if n == 1:
+                    may_go_on.wait()
+                yield piece
+        finally:
+            ended.set()
+
+    found = pieces.ahead(hanging(), BIG, may_be_left=True)
+    assert next(found).view[0] == 0
+    if how == "stops":
+        found.close()
+        assert not ended.is_set()
+        may_go_on.set()
+    else:
+        may_go_on.set()
+        assert [piece.view[0] for piece in found] == [1, 2]
+    assert ended.wait(60)

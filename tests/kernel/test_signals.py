@@ -318,3 +318,42 @@ def test_a_limit_on_a_reader_that_reads_nothing(source: Namespace, tmp_path: Pat
     assert (done.returncode, done.stderr) == (1, "ipcimg: Error: timed out after 3 s\n")
     assert report((tmp_path / "r").read_text())["error"] == ["timed out after 3 s"]
     assert os.listdir(temporary) == []
+
+
+# ---- a store that does not answer --------------------------------------------------------------
+
+HANGS = """
+import os, signal, sys, time
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from ipcimg import cli
+
+class Hangs(LocalFileSystem):
+    protocol = "hangs"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("hangs://"))
+
+    def cat_file(self, path, start=None, end=None, **options):
+        if start and "pages-" in path:  # not the first block: by then what comes is read ahead
+            os.kill(os.getpid(), signal.SIGTERM)
+            while True:
+                time.sleep(1)
+        return super().cat_file(path, start, end, **options)
+
+fsspec.register_implementation("hangs", Hangs)
+os.sched_getaffinity = lambda pid: {0, 1}
+sys.exit(cli.main())
+"""
+
+
+def test_a_store_that_does_not_answer(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    source.do(lambda: oracle.segment(0x55, 20 << 20, [(0, os.urandom(20 << 20))]))
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    before = target.do(state)
+    command = [sys.executable, "-c", HANGS, "restore", "-t", str(target.pid), "-D", f"hangs://{tmp_path}/d"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "ipcimg: Error: ended by SIGTERM\n")
+    assert target.do(state) == before
