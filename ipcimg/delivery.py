@@ -6,7 +6,6 @@ So nobody who was stopped for the dump waits for a network, and nothing is sent 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -16,6 +15,7 @@ from .images import INVENTORY, STATS_DUMP, kind_name, manifest_name
 from .imageset import ImageSet, open_set
 from .interrupts import deferred, finished, handled, part
 from .progress import NOBODY, Progress
+from .spool import room
 
 BESIDE = (INVENTORY, STATS_DUMP)
 PREFIX = "ipcimg-dump-"  # of the directory's name, in $TMPDIR
@@ -79,8 +79,7 @@ def _directory_of_our_own() -> Iterator[str]:
     try:
         with deferred():
             try:
-                # Left to itself, tempfile tries directories with files that it could leave there.
-                path = tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+                path = tempfile.mkdtemp(prefix=PREFIX, dir=room())
             except OSError as error:
                 raise DirectoryError(f"making a directory in $TMPDIR: {explain(error)}") from error
         yield path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable
 
 from .errors import ImageError, explain
@@ -14,11 +15,20 @@ _FD = 0
 _BLOCK = 1 << 20  # bytes copied at a time
 
 
+def room() -> str:
+    """The directory in which there is room for what is needed but for a time."""
+    # Left to itself, tempfile tries several directories, with files that it could leave there.
+    return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+
+
 def standard_input() -> ImageFile:
     """All of standard input, a file from its beginning on. Raises ImageError.
 
     What is no file is copied into one that has no name, and is gone with the process.
     """
+    # What is opened when it is closed may have its number by now.
+    if sys.__stdin__ is None:
+        raise ImageError(_PATH, None, "is closed")
     try:
         if stat.S_ISREG(os.fstat(_FD).st_mode):
             return ImageFile(os.dup(_FD), _PATH)
@@ -58,7 +68,7 @@ def _unnamed(path: str) -> int:
     import tempfile  # takes long to import, and most have files
 
     try:
-        with tempfile.TemporaryFile(buffering=0) as file:
+        with tempfile.TemporaryFile(buffering=0, dir=room()) as file:
             return os.dup(file.fileno())
     except OSError as error:
         raise _failed(path, error) from error

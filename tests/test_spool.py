@@ -66,8 +66,22 @@ def test_the_disk_is_full() -> None:
 
 
 def test_nowhere_to_copy_it() -> None:
-    nowhere = "import tempfile; tempfile.tempdir = '/nonexistent'\n"
-    assert piped(4096, before=nowhere).startswith("standard input: copying it into $TMPDIR: ")
+    """No other place is looked for: it may be one that others read, or on a small disk."""
+    assert piped(4096, {"TMPDIR": "/nonexistent"}).startswith("standard input: copying it into $TMPDIR: ")
+
+
+def test_without_a_place_of_its_own(tmp_path: pathlib.Path) -> None:
+    """It goes to /tmp, whatever else tempfile would take."""
+    look = """
+import tempfile
+made = tempfile.TemporaryFile
+def make(*arguments, **options):
+    print(options["dir"])
+    return made(*arguments, **options)
+tempfile.TemporaryFile = make
+"""
+    for name in ("TEMP", "TMP"):
+        assert piped(4096, {"TMPDIR": "", name: str(tmp_path)}, look).split()[0] == "/tmp"
 
 
 def test_a_directory() -> None:
@@ -76,5 +90,13 @@ def test_a_directory() -> None:
 
 
 def test_closed() -> None:
+    """Also where something else was opened since, and has its number."""
+    for more in ("", "import os; os.open('/etc/passwd', os.O_RDONLY)\n"):
+        command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-c", more + SHOW]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == "standard input: is closed\n"
+
+
+def test_closed_by_a_program_that_has_it() -> None:
     closed = "import os; os.close(0)\n"
     assert run(subprocess.DEVNULL, before=closed) == "standard input: Bad file descriptor"

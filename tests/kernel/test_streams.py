@@ -193,6 +193,14 @@ def test_a_dump_that_fails_sends_nothing(source: Namespace, temporary: Path) -> 
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [(), ("-o", "log")])
+def test_closed_standard_input(options: tuple[str, ...], target: Namespace, tmp_path: Path) -> None:
+    """It is not the log, which has its number then."""
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *IPCIMG, "restore", "-t", str(target.pid), "-D", "-", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "ipcimg: Error: standard input: is closed\n")
+
+
 # ---- whoever ends ---------------------------------------------------------------------------
 
 
