@@ -1,7 +1,7 @@
 """What all commands have in common: help, exit status, and the only place that prints errors.
 
-A command sets `run` on its parser, which takes the parser and the options and gives the exit status, and `trouble`
-where that of a failure is another one than FAILED.
+A command sets `run` on its parser, which takes the parser and the options and gives the exit status, `parser`, that
+parser, and `trouble` where the status of a failure is another one than FAILED.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
                 sys.stdout.flush()
             raise
         trouble = getattr(options, "trouble", FAILED)
-        status: int = options.run(parser, options)
+        status: int = options.run(getattr(options, "parser", parser), options)
         with nobody_has_to_read():
             sys.stdout.flush()
         return status
@@ -113,7 +113,8 @@ def report(parser: argparse.ArgumentParser, *lines: str) -> None:
 def say(parser: argparse.ArgumentParser, text: str) -> None:
     """Print a line to standard error. That nobody can read it changes nothing else."""
     try:
-        print(f"{parser.prog}: {printable(text)}", file=sys.stderr, flush=True)
+        program, _, _ = parser.prog.partition(" ")  # that of a command has its name as well
+        print(f"{program}: {printable(text)}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -57,6 +57,23 @@ def test_wrong_arguments(arguments: list[str], why: str, tmp_path: pathlib.Path)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "why"),
+    [
+        ("dump", ["-D", "x", "--zstd"], "--zstd goes with -D -"),
+        ("dump", ["-D", "x", "--status-fd", "2"], "--status-fd: descriptor 2 is a standard stream"),
+        ("restore", ["-D", "x", "--pin", "y"], "--pin and COMMAND go with --new-ns"),
+        ("diff", ["-", "-"], "there is one standard input, which can be A or B"),
+        ("pod dump", ["-t1", "-Dx", "--container", "a:1", "--container", "a:2"], "a --container is named twice"),
+    ],
+)
+def test_what_no_parser_sees(command: str, arguments: list[str], why: str) -> None:
+    """It comes with the usage of what was asked for."""
+    usage, *_, line = run(IPCIMG, *command.split(), *arguments, status=2).stderr.splitlines()
+    assert usage.startswith(f"usage: ipcimg {command} ")
+    assert line == f"ipcimg {command}: error: {why}"
+
+
 @pytest.mark.parametrize("arguments", [["--type", "some"], ["--ns-id", "-1"], ["--nothing"], ["--json=some"]])
 def test_wrong_arguments_of_show(arguments: list[str]) -> None:
     done = run(SHOW, *arguments, status=1)  # as lsipc has it

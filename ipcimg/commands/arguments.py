@@ -23,9 +23,11 @@ def new(
     commands: Commands, name: str, *, what: str, description: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
     """A command: what is what the list of commands says of it, description what its own help does."""
-    return commands.add_parser(
+    made = commands.add_parser(
         name, help=what, description=description, usage=usage, allow_abbrev=False, formatter_class=Help
     )
+    made.set_defaults(parser=made)
+    return made
 
 
 def add_namespace(

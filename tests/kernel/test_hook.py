@@ -399,7 +399,7 @@ def test_wrong_environment(source: Namespace, criu: Criu, monkeypatch: pytest.Mo
 def test_not_called_by_criu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRTOOLS_SCRIPT_ACTION", raising=False)
     *_, line = run(IPCIMG, "hook", status=2).stderr.splitlines()
-    assert line.startswith("ipcimg: error: CRTOOLS_SCRIPT_ACTION is not set: criu calls this, by a line in ")
+    assert line.startswith("ipcimg hook: error: CRTOOLS_SCRIPT_ACTION is not set: criu calls this, by a line in ")
 
 
 def test_wrong_configuration_fails_every_stage(source: Namespace, criu: Criu) -> None:
