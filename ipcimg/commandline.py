@@ -120,9 +120,19 @@ def say(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def as_json(value: object) -> str:
+    """One line of JSON, of dictionaries, lists, tuples, texts and numbers; a name that is no text has escapes in it."""
     import json  # few are asked for it
 
-    return json.dumps(value)
+    return json.dumps(_in_unicode(value))
+
+
+def _in_unicode(value: object) -> object:
+    # What stands for a byte of a name that is no UTF-8 would make an escape that JSON does not allow.
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_in_unicode(name): _in_unicode(one) for name, one in value.items()}
+    return list(map(_in_unicode, value)) if isinstance(value, list | tuple) else value
 
 
 def number(text: str) -> int:

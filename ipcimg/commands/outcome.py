@@ -38,7 +38,10 @@ VERBOSE = 3  # from this level on what nobody has to act on is said, too
 def add(parser: argparse.ArgumentParser) -> None:
     """The arguments for programs that call the command, as they call criu."""
     parser.add_argument(
-        "--report", metavar="FILE", help="write what was done, or went wrong, as JSON; - for standard output"
+        "--report",
+        type=_file,
+        metavar="FILE",
+        help="write what was done, or went wrong, as JSON; - for standard output",
     )
     parser.add_argument(
         "--status-fd",
@@ -60,7 +63,9 @@ def add_without_effect(parser: argparse.ArgumentParser) -> None:
 
 def add_log(parser: argparse.ArgumentParser) -> None:
     """The arguments of the log."""
-    parser.add_argument("-o", "--log-file", metavar="FILE", help="write a log to FILE, in the work directory")
+    parser.add_argument(
+        "-o", "--log-file", type=_file_alone, metavar="FILE", help="write a log to FILE, in the work directory"
+    )
     parser.add_argument("-W", "--work-dir", metavar="DIR", help="where FILE is (default: the image directory)")
     parser.add_argument(
         "-v",
@@ -71,6 +76,18 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     )
     for level in range(5):
         parser.add_argument(f"-v{level}", action="store_const", const=level, dest="verbosity", help=argparse.SUPPRESS)
+
+
+def _file(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is missing")
+    return text
+
+
+def _file_alone(text: str) -> str:
+    if text == "-":
+        raise argparse.ArgumentTypeError("a log goes to a file; ./- is one of that name")
+    return _file(text)
 
 
 def _seconds(text: str) -> float:
@@ -216,15 +233,20 @@ class Outcome:
         if self.log is not None:
             for line in lines:
                 self.log.error(line, error)
-            self.log.error(f"{self._doing} FAILED.", error)
-            if self.log.failed is not None:
-                self.warn(self.log.failed)
+        self.gave_up(error)
         if self._is_told and self._report == "-":
             return  # standard output has one report
         try:
             self._write_report("failed", lines)
         except IpcimgError as why:
             say(self._parser, f"Error: {why}")
+
+    def gave_up(self, error: BaseException) -> None:
+        """It failed by an error that is told already: have that in the log."""
+        if self.log is not None:
+            self.log.error(f"{self._doing} FAILED.", error)
+            if self.log.failed is not None:
+                self.warn(self.log.failed)
 
     def close(self) -> None:
         """Nothing more is told."""
@@ -361,13 +383,18 @@ def _open_log(options: argparse.Namespace, makes_directory: bool) -> LogFile | N
         return None
     where = local(options) or "."
     path = os.path.join(where, options.log_file)
-    if makes_directory and not options.work_dir and path != options.log_file:
-        try:
-            with contextlib.suppress(FileExistsError):
+    with contextlib.ExitStack() as on_error:
+        if makes_directory and not options.work_dir and path != options.log_file:
+            try:
                 os.mkdir(where, 0o700)
-        except OSError as error:
-            raise DirectoryError(f"image directory {where}: {error.strerror}") from error
-    return LogFile(path, options.verbosity)
+                on_error.callback(os.rmdir, where)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise DirectoryError(f"image directory {where}: {error.strerror}") from error
+        log = LogFile(path, options.verbosity)
+        on_error.pop_all()
+    return log
 
 
 class _Logged:

@@ -31,7 +31,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from .. import imageset, places
 
     with outcome.of(parser, options, "Verifying", places.described(options.images_dir)) as told:
-        directory, status = places.opened(options.images_dir), DONE
+        directory, failure = places.opened(options.images_dir), None
         for ns_id in directory.chosen_sets(options.ns_id):
             try:
                 images = imageset.ImageSet(directory, ns_id)
@@ -39,7 +39,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                     counts = images.check(progress)
             except IpcimgError as error:
                 told.error(error)
-                status = FAILED
+                failure = error
                 continue
             how = (
                 "no manifest: nothing is missing that its images promise"
@@ -49,6 +49,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             if images.moved:
                 how += "; NOT of one moment: ipcimg-show lists what moved while it was dumped"
             told.line(f"set {images.ns_id}: {arguments.counts(counts)}: {how}")
-        if status == DONE:
-            told.done()
-        return status
+        if failure is not None:
+            told.gave_up(failure)
+            return FAILED
+        told.done()
+    return DONE

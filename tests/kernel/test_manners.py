@@ -111,6 +111,18 @@ def test_report_of_a_restore(source: Namespace, target: Namespace, tmp_path: Pat
     assert found["consistency"]["how"] == "checked"
 
 
+def test_report_of_names_that_are_no_text(source: Namespace, tmp_path: Path) -> None:
+    """It is JSON that any program reads: there is no half of a character in it."""
+    where = os.fsencode(tmp_path) + b"/d\xff"
+    for _ in range(2):  # done, and failed
+        command = [*map(os.fsencode, (*IPCIMG, "dump", "-t", str(source.pid), "-D")), where, b"--report", b"-"]
+        done = subprocess.run(command, capture_output=True, check=False)
+        found = report(done.stdout.decode())
+        assert found["images_dir"] == f"{tmp_path}/d\\udcff"
+        json.dumps(found, ensure_ascii=False).encode()
+    assert found["error"] == [rf"image directory {tmp_path}/d\udcff: set 1 is there already; --force replaces it"]
+
+
 def test_report_of_what_failed(source: Namespace, target: Namespace, tmp_path: Path) -> None:
     """All that is said, and a report that was there before is replaced."""
     source.do(fill)
@@ -266,9 +278,10 @@ def test_log_of_a_set_that_is_not_whole(source: Namespace, tmp_path: Path) -> No
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
     (tmp_path / "d" / "ipcns-var-1.img").write_bytes(b"")
     why = refused("verify", tmp_path / "d", "-o", "a.log")
-    [line] = log_of(tmp_path / "d" / "a.log")
+    line, last = log_of(tmp_path / "d" / "a.log")
     assert line.startswith("Error (imageset.py:")
     assert line.endswith(why)
+    assert last.endswith(": Verifying FAILED.")
 
 
 @pytest.mark.parametrize("kind", ["text", "link", "directory", "fifo", "another user's"])
@@ -290,6 +303,29 @@ def test_what_is_no_log_is_left_alone(kind: str, source: Namespace, tmp_path: Pa
     if kind == "text":
         assert file.read_text() == "precious"
     assert not (tmp_path / "d").exists()
+
+
+def test_log_that_cannot_be_made(source: Namespace, tmp_path: Path) -> None:
+    """Nothing is left of the directory in which it was to be, unless that was there before."""
+    arguments = ("dump", "-t", source.pid, "-D", tmp_path / "d", "-o", "no/log")
+    for left in ([], ["d"]):
+        assert refused(*arguments) == f"log {tmp_path}/d/no/log: No such file or directory"
+        assert os.listdir(tmp_path) == left
+        (tmp_path / "d").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("-o", ""), "argument -o/--log-file: the name of a file is missing"),
+        (("-o", "-"), "argument -o/--log-file: a log goes to a file; ./- is one of that name"),
+        (("--report", ""), "argument --report: the name of a file is missing"),
+    ],
+)
+def test_files_that_are_none(options: tuple[str, ...], why: str, source: Namespace, tmp_path: Path) -> None:
+    done = run(IPCIMG, "dump", "-t", source.pid, "-D", tmp_path / "d", *options, status=2)
+    assert done.stderr.endswith(f"ipcimg dump: error: {why}\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_log_that_becomes_incomplete(source: Namespace, tmp_path: Path) -> None:
