@@ -20,6 +20,8 @@ from .interrupts import Interrupted, TimedOut
 
 DONE, FAILED, WRONG = 0, 1, 2
 
+_LINES_AT_MOST = 20  # of one error
+
 
 class Help(argparse.HelpFormatter):
     """As wide as the terminal. argparse asks shutil for that whenever an option is added, and it is long in coming."""
@@ -82,8 +84,11 @@ def errors_of(error: BaseException) -> list[str]:
 
 
 def _say_errors(parser: argparse.ArgumentParser, error: BaseException) -> None:
-    for line in errors_of(error):
+    lines = errors_of(error)
+    for line in lines[:_LINES_AT_MOST]:
         say(parser, f"Error: {line}")
+    if more := lines[_LINES_AT_MOST:]:
+        say(parser, f"Error: and {len(more)} more; --report and -o have all")
 
 
 @contextlib.contextmanager

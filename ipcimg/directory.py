@@ -152,7 +152,13 @@ class ImageDirectory(Images):
 
     def parent(self) -> ImageDirectory:
         """See Images."""
-        return ImageDirectory(os.path.join(self.path, PARENT), wary=self._wary, dir_fd=self.fd)
+        path = os.path.join(self.path, PARENT)
+        try:
+            return ImageDirectory(path, wary=self._wary, dir_fd=self.fd)
+        except DirectoryError as error:
+            with contextlib.suppress(OSError):
+                raise DirectoryError(f"{error}; it is a link to {os.readlink(path)}") from error
+            raise
 
     def next_pages_id(self) -> int:
         """The first number that no pages-P.img in the directory reaches."""

@@ -147,7 +147,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         told.of_dump(dumped)
         line = f"dumped {arguments.counts(dumped.counts)} into {where}"
         if dumped.inherited:
-            line += f"; left in {options.parent}: {arguments.some(dumped.inherited, 'page')}"
+            line += f"; {dumped.inherited} of the pages {'is' if dumped.inherited == 1 else 'are'} in {options.parent}"
         told.done(line)
     return DONE
 

@@ -129,7 +129,7 @@ def test_what_is_told(source: Namespace, tmp_path: Path) -> None:
     dump(source, tmp_path / "1")
     source.do(lambda: write(0, (0, b"c"), (2 * PAGE, b"d")))
     said = dump(source, tmp_path / "2", "--parent", tmp_path / "1")
-    assert said.endswith(f"1 shared memory segment (3 pages) into {tmp_path}/2; left in {tmp_path}/1: 1 page\n")
+    assert said.endswith(f"1 shared memory segment (3 pages) into {tmp_path}/2; 1 of the pages is in {tmp_path}/1\n")
     assert "(3 pages): whole, and as it was written" in ipcimg("verify", tmp_path / "2").stdout
     shown = run(SHOW, tmp_path / "2").stdout
     assert "parent       1 of the 3 pages of segments are in the parent's set 1\n" in shown

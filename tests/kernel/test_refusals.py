@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .. import wire
-from ..commands import IPCIMG, ipcimg, refused, run
+from ..commands import IPCIMG, ipcimg, refused, report, run
 from . import oracle
 from .oracle import Namespace
 
@@ -54,6 +54,19 @@ def test_key_taken(dumped: Path, target: Namespace) -> None:
     assert "shared memory segment 0 (key 0x00000099): there is another object with that key" in line
     assert target.do(tables) == before
     assert target.do(oracle.variables)["kernel/shm_next_id"] == "-1"  # a failed *get() leaves it armed
+
+
+def test_many_conflicts(source: Namespace, target: Namespace, tmp_path: Path) -> None:
+    """The first of them are said, and all are reported."""
+    for namespace in (source, target):
+        namespace.do(lambda: [oracle.queue(0x100 + n, wanted=n) for n in range(30)])
+    ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
+    arguments = ("-t", target.pid, "-D", tmp_path / "d", "--report", "-")
+    done = run(IPCIMG, "restore", *arguments, status=1)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "ipcimg: Error: and 40 more; --report and -o have all"
+    assert len(report(done.stdout)["error"]) == 60
 
 
 def test_all_conflicts_at_once(dumped: Path, target: Namespace) -> None:
