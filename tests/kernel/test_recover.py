@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -65,6 +66,13 @@ def killed(target: Namespace, directory: Path, *options: object, once: Callable[
     return child.pid
 
 
+def killed_at(call: str, when: int, *arguments: str) -> None:
+    """ipcimg, which is ended by SIGKILL at a system call."""
+    at = ("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}")
+    done = subprocess.run(["strace", "-qq", "-o", "/dev/null", *at, *IPCIMG, *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("kind", ["msg", "sem", "shm"])
 def test_undone(target: Namespace, dumped: Path, tmp_path: Path, kind: str) -> None:
     """Whatever it was at: segments, queues or semaphore sets. One of each is a stranger, and the journal a segment."""
@@ -95,12 +103,10 @@ def test_other_ids_are_undone_too(source: Namespace, target: Namespace, dumped: 
 
 def test_recovery_that_is_killed_goes_on(target: Namespace, dumped: Path) -> None:
     before = target.do(state)
-    killed(target, dumped, once=lambda: len(oracle.table("sem")) > 400)
-    recovery = subprocess.Popen([*IPCIMG, "recover", "-t", str(target.pid)])
-    while len(target.do(lambda: oracle.table("sem"))) > 300:
-        assert recovery.poll() is None
-    recovery.kill()
-    recovery.wait()
+    killed_at("semget", 450, "restore", "-t", str(target.pid), "-D", str(dumped))
+    assert len(target.do(lambda: oracle.table("sem"))) > 400
+    killed_at("semctl", 200, "recover", "-t", str(target.pid))
+    assert 0 < len(target.do(lambda: oracle.table("sem"))) < 400
     assert target.do(lambda: oracle.table("msg"))
     ipcimg("recover", "-t", target.pid)
     assert target.do(state) == before
