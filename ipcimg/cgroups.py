@@ -179,6 +179,8 @@ def frozen(cgroups: Sequence[Cgroup]) -> Iterator[list[Cgroup]]:
         until = time.monotonic() + _PATIENCE
         for one in cgroups:
             while not one.is_frozen():
+                if not os.path.isdir(one.path):
+                    raise KernelError(f"the cgroup {one.path} has gone meanwhile")
                 if time.monotonic() > until:
                     raise KernelError(f"the cgroup {one.path} has not come to a stop within {_PATIENCE:.0f} s")
                 time.sleep(_PAUSE)

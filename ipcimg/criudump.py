@@ -140,7 +140,8 @@ class Replacement:
         if self._unfit:
             more = f" (and {len(self._unfit) - 1} more)" if len(self._unfit) > 1 else ""
             raise ObjectError(f"criu restore would fail: {self._unfit[0]}{more}; --force writes it all the same")
-        for kind, permissions in objects(directory, ns_id):
+        for kind, one in objects(directory, ns_id):
+            permissions = one.permissions
             if (kind, permissions.id) not in self._seen:
                 raise ObjectError(
                     f"{permissions.named(kind)}, which CRIU has dumped, is not in the namespace: it is another one, or "
@@ -189,8 +190,8 @@ class Replacement:
             yield one
 
 
-def objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Permissions]]:
-    """What CRIU has dumped: the kind and permissions of each object. Raises DirectoryError, ImageError."""
+def objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Object]]:
+    """What CRIU has dumped, a segment without data: each with its kind. Raises DirectoryError, ImageError."""
     decoders: dict[str, Callable[[ImageFile], Iterable[model.Object]]] = {
         "shm": lambda image: codec.decode_segment_entries(image, mmap.PAGESIZE),
         "msg": codec.decode_queues,
@@ -199,7 +200,7 @@ def objects(directory: Images, ns_id: int) -> Iterator[tuple[str, model.Permissi
     for kind, decode in decoders.items():
         name = kind_name(kind, ns_id)
         if directory.has(name):
-            yield from ((kind, one.permissions) for one in decode(directory.image(name)))
+            yield from ((kind, one) for one in decode(directory.image(name)))
 
 
 class _Measured:

@@ -31,13 +31,16 @@ def being_dumped(call: Call) -> Step | None:
         images = note.images
 
     def act(log: Log) -> None:
-        from .detach import detach, pod
+        from .detach import detach, pod, undo
 
         with podnote.found(inode, podnote.DUMP) as note:
             if note is None or note.images != images:
                 raise NamespaceError(f"the dump of the pod in {images} has ended")
             new_one = detach(call.directory, pod(images))
             note.add(task, call.directory)
+            if note.is_withdrawn:
+                undo(call.directory)
+                raise NamespaceError(f"the dump of the pod in {images} has ended")
         log.say(f"CRIU's images are detached from {images}{'' if new_one else ' already'}, where their pod is dumped")
 
     return Step(f"detach CRIU's images in {call.directory} from {images}, where their pod is being dumped", act)
@@ -49,25 +52,24 @@ def being_restored(call: Call) -> Step | None:
     from .detach import detached_from
     from .directory import ImageDirectory
     from .images import DETACHED
+    from .outline import Outline, outline, outlines
 
     digest = detached_from(call.directory)
     if digest is None:
         return None
     path = os.path.join(call.directory, DETACHED)
     originals = ImageDirectory(path, wary=True)
-    wanted = {(kind, one.id, one.key) for kind, one in criudump.objects(originals, originals.the_set(None))}
+    wanted = {outline(kind, one) for kind, one in criudump.objects(originals, originals.the_set(None))}
 
     def act(log: Log) -> None:
         from . import namespace, podnote
         from .detach import pod_digest
-        from .listing import objects
-        from .model import NAMES
 
         with call.namespace() as target:
 
-            def present() -> set[tuple[str, int, int]]:
+            def present() -> set[Outline]:
                 target.enter()
-                return set(objects(*NAMES))
+                return outlines()
 
             missing = sorted(wanted - namespace.aside(present))
             with podnote.found(target.inode, podnote.RESTORE) as note:
@@ -77,9 +79,9 @@ def being_restored(call: Call) -> Step | None:
                         "there"
                     )
         if missing:
-            names = listed([f"{NAMES[kind]} {number} with key {key:#010x}" for kind, number, key in missing])
             raise NamespaceError(
-                f"{names}: of the pod, and not there; `ipcimg pod restore` comes before its containers"
+                f"{listed(list(map(str, missing)))}: of the pod, and not there; `ipcimg pod restore` comes before its "
+                "containers"
             )
         log.say(f"the {len(wanted)} objects of the pod, from which CRIU's images are detached, are there")
 

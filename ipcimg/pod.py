@@ -15,6 +15,7 @@ other, and detaches each. A restore makes the objects and has the runtime restor
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -32,8 +33,8 @@ from .dump import dump as dump_namespace
 from .errors import CommandError, DirectoryError, IpcimgError, NamespaceError, doing, explain, listed
 from .images import INVENTORY
 from .listing import objects
-from .model import NAMES
 from .newfile import new_file
+from .outline import outline, outlines
 from .progress import FREEZING, LETTING_GO, NOBODY, Progress
 from .restore import Restored
 from .restore import restore as restore_namespace
@@ -97,16 +98,18 @@ def dump(
     _refuse_names(containers)
     runtime = Command(command)
     runtime.expect_fit(containers)
-    for name in (IPC, *containers):
-        _expect_empty(os.path.join(place, name))
-    if os.path.lexists(listed_in := os.path.join(place, _CONTAINERS)):
-        raise DirectoryError(f"{listed_in} is there: is it of another dump?")
     with (
         interrupts.handled(),
         interrupts.kept_running(),
         source.locked(),  # so nobody else freezes or thaws the same containers
+        _made(place),
+        _locked(place),
         contextlib.ExitStack() as stack,
     ):
+        for name in (IPC, *containers):
+            _expect_empty(os.path.join(place, name))
+        if os.path.lexists(listed_in := os.path.join(place, _CONTAINERS)):
+            raise DirectoryError(f"{listed_in} is there: is it of another dump?")
         with doing(f"looking for the containers of {source.described}"):
             of_containers = _cgroups(source, containers, sandbox)
         stack.callback(progress.stage, "leaving the containers")
@@ -120,14 +123,18 @@ def dump(
             others.expect_idle()
             _expect_frozen(of_containers)
 
-        stack.enter_context(_made(place))
         its = stack.enter_context(_removed_on_error(place))
         with interrupts.part() if command else contextlib.nullcontext():
             dumped = dump_namespace(its.images, source, frozen=sees_all, when_read=expect_at_rest, progress=progress)
+            its.is_dumped = True
         if command:
             progress.stage("containers")
-            with new_file(listed_in) as file:
-                file.write(json.dumps(list(containers)).encode())
+            with interrupts.deferred():
+                with new_file(listed_in) as file:
+                    file.write(json.dumps(list(containers)).encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                its.is_listed = True
             _checkpoint_each(its, source, of_containers, runtime, told)
         if leave_frozen:
             _expect_frozen(of_containers)
@@ -137,12 +144,40 @@ def dump(
     return dumped
 
 
+@contextlib.contextmanager
+def _locked(place: str) -> Iterator[None]:
+    """Be the only one who dumps a pod into a directory, which nobody else can change. Raises DirectoryError."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DirectoryError(explain(error)) from error
+    try:
+        if why := who_could_change(os.fstat(fd)):
+            raise DirectoryError(f"{place} {why}")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DirectoryError(f"{place}: another dump into it is running") from None
+    finally:
+        os.close(fd)
+
+
 class _Set:
     """What has been dumped so far."""
 
     def __init__(self, place: str) -> None:
         self.place, self.images = place, os.path.join(place, IPC)
+        self.is_dumped = self.is_listed = False  # what is there of ours
+        self.at: str | None = None  # the container that is being checkpointed
+        self.done: list[str] = []  # those that were
         self.is_needed = False  # may a container have ended since?
+
+    @property
+    def so_far(self) -> str:
+        """What has to be known of it when it fails."""
+        done = f"; {listed(self.done)} had been checkpointed before" if self.done else ""
+        stays = f"; the set in {self.images} stays, since containers may have ended" if self.is_needed else ""
+        return done + stays
 
 
 @contextlib.contextmanager
@@ -154,21 +189,24 @@ def _removed_on_error(place: str) -> Iterator[_Set]:
         yield its
     except BaseException as error:
         if not its.is_needed:
-            with interrupts.deferred():
+            with interrupts.held():
                 try:
                     _remove(its, was_there)
                 except OSError as left:
                     if isinstance(error, IpcimgError):
                         why = f"{error}; and what was dumped could not be removed: {explain(left)}"
                         raise DirectoryError(why) from error
+        if isinstance(error, interrupts.Interrupted):
+            at = "" if its.at is None else f", at container {its.at}"
+            error.args = (f"{error}{at}{its.so_far}",)
         raise
 
 
 def _remove(its: _Set, was_there: bool) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    if its.is_listed:
         os.unlink(os.path.join(its.place, _CONTAINERS))
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(its.images):  # it was empty before
+    if its.is_dumped:
+        for name in os.listdir(its.images):
             os.unlink(os.path.join(its.images, name))
         if not was_there:
             os.rmdir(its.images)
@@ -186,7 +224,7 @@ def _expect_frozen(of_containers: Mapping[str, Cgroup]) -> None:
 
 def _refuse_names(containers: Mapping[str, int]) -> None:
     for name in containers:
-        if name in ("", ".", "..", IPC) or "/" in name or "\0" in name:
+        if name in ("", ".", "..", IPC, _CONTAINERS) or "/" in name or "\0" in name:
             raise DirectoryError(f"{name!r} cannot be the name of a container: it names a directory beside {IPC!r}")
 
 
@@ -279,25 +317,23 @@ def _checkpoint_each(
         for name in of_containers:
             with doing(f"looking at container {name}"):
                 checkpoint = _Checkpoint(name, os.path.join(its.place, name), left[name], note)
+            before, its.is_needed, its.at = its.is_needed, True, name  # until it is known that nothing has happened
             try:
                 _expect_frozen(left)
                 container = checkpoint.make(runtime, pod)
             except BaseException as error:
-                if runtime.goes_on or not checkpoint.left_nothing():
-                    its.is_needed = True
-                done = [one for one in of_containers if one not in left]
-                more = f"; {listed(done)} had been checkpointed before" if done else ""
-                if its.is_needed:
-                    more += f"; the set in {its.images} stays, since containers may have ended"
-                if isinstance(error, interrupts.Interrupted):
-                    error.args = (f"{error}, at container {name}{more}",)
-                if not isinstance(error, IpcimgError | OSError):
-                    raise
-                why = explain(error) if isinstance(error, OSError) else str(error)
-                raise CommandError(f"container {name}: {why}{more}") from error
-            its.is_needed = True
+                with interrupts.held():
+                    note.withdraw()  # so a hook that we do not see any more sees that
+                    if not runtime.goes_on and checkpoint.left_nothing():
+                        its.is_needed = before
+                if isinstance(error, IpcimgError | OSError):
+                    why = explain(error) if isinstance(error, OSError) else str(error)
+                    raise CommandError(f"container {name}: {why}{its.so_far}") from error
+                raise
+            its.done.append(name)
             del left[name]
             told(container)
+    its.at = None
 
 
 class _Checkpoint:
@@ -374,7 +410,7 @@ def restore(
 
     containers are their names, by default all that the dump was of; each has to be detached from this pod, here or
     where its runtime had it. Segments that only attachments keep alive are kept by a holder until somebody has attached
-    them. objects_are_there says that they were made before, which is seen by their ids and keys; then None is returned.
+    them. objects_are_there says that they were made before, which is seen by what outlines tell; then None is returned.
     made is called when they have been made, told with each container that was restored. If a command fails, what was
     made stays, since containers may use it. Raises an IpcimgError.
     """
@@ -384,6 +420,8 @@ def restore(
         raise NamespaceError("the machine's own IPC namespace is that of no pod")
     if not os.path.isdir(images):
         raise DirectoryError(f"{place}: there is no directory {IPC} in it: no pod was dumped into it")
+    if why := who_could_change(os.stat(place)):
+        raise DirectoryError(f"{place} {why}")
     names = list(containers) or _containers(place)
     _refuse_names(dict.fromkeys(names, 0))
     runtime = Command(command)
@@ -393,30 +431,30 @@ def restore(
     pod = detach.pod_digest(images)
     for name in names:
         _expect_of_pod(name, os.path.join(place, name), images, pod)
-    with interrupts.handled():
+    with interrupts.handled(), contextlib.ExitStack() as stack:
         restored: Restored | None = None
+        if command:
+            stack.enter_context(podnote.written(target.inode, images, podnote.RESTORE))
         if objects_are_there:
             _expect_objects(images, target)
         else:
             with interrupts.part() if command else contextlib.nullcontext():
                 restored = restore_namespace(images, target, hold=True, progress=progress)
-            made(restored)
+                made(restored)
         if command:
             progress.stage("containers")
-            with podnote.written(target.inode, images, podnote.RESTORE):
-                _restore_each(place, names, target, images, runtime, told)
+            _restore_each(place, names, target, images, runtime, told)
         interrupts.finished()
     return restored
 
 
 def _expect_objects(images: str, target: namespace.IpcNamespace) -> None:
-    """Raise NamespaceError where an object of the set is not in the namespace, by kind, id and key."""
-    wanted = {(kind, one.permissions.id, one.permissions.key) for kind, one in imageset.load(images).objects()}
+    """Raise NamespaceError where an object of the set is not in the namespace, as far as outlines tell."""
+    wanted = {outline(kind, one) for kind, one in imageset.load(images).objects()}
     with target.entered(), doing("looking at the objects of the target"):
-        missing = sorted(wanted - set(objects(*NAMES)))
+        missing = sorted(wanted - outlines())
     if missing:
-        names = listed([f"{NAMES[kind]} {number} with key {key:#010x}" for kind, number, key in missing])
-        raise NamespaceError(f"{names}: of the pod, and not in {target.described}")
+        raise NamespaceError(f"{listed(list(map(str, missing)))}: of the pod, and not in {target.described}")
 
 
 def _restore_each(
@@ -427,11 +465,14 @@ def _restore_each(
     try:
         for name in names:
             where = os.path.join(place, name)
+            there = "; the objects of the pod are there" + (f", and {listed(done)} restored" if done else "")
             try:
                 runtime.run(name, where)
             except IpcimgError as error:
-                before = f", and {listed(done)} restored" if done else ""
-                raise CommandError(f"container {name}: {error}; the objects of the pod are there{before}") from error
+                raise CommandError(f"container {name}: {error}{there}") from error
+            except interrupts.Interrupted as error:
+                error.args = (f"{error}, at container {name}{there}",)
+                raise
             done.append(name)
             told(Container(name, where, elsewhere=False))
     finally:
@@ -476,7 +517,9 @@ def _names(found: object) -> list[str]:
 def _read(path: str, wanted: Callable[[Any], _T]) -> _T:
     """What is wanted of a file of ours. Raises DirectoryError where it is not as it was written."""
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if why := who_could_change(os.fstat(file.fileno())):
+                raise DirectoryError(f"{path} {why}")
             return wanted(json.loads(file.read(_LARGEST)))
     except OSError as error:
         raise DirectoryError(explain(error)) from error

@@ -30,6 +30,7 @@ class Note:
     """The note of a pod that is being dumped or restored."""
 
     fd: int  # of its file
+    path: str  # where that is, or was
 
     @property
     def images(self) -> str:
@@ -49,6 +50,17 @@ class Note:
         """Is that its purpose? Raises DirectoryError."""
         return self._lines()[0] == purpose
 
+    def withdraw(self) -> None:
+        """Nobody is to find it any more; who has found it and adds to it later can see that by is_withdrawn."""
+        with _noting(), contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(self.fd)):
+                os.unlink(self.path)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Has its writer ended meanwhile, and may not have seen what was added?"""
+        return os.fstat(self.fd).st_nlink == 0
+
     def append(self, line: str) -> None:
         """Add a line. Raises DirectoryError."""
         with _noting():
@@ -64,25 +76,39 @@ class Note:
 def written(inode: int, images: str, purpose: str) -> Iterator[Note]:
     """A note that the IPC namespace with this inode is dumped in images, or restored, there inside the with block.
 
-    It takes the place of another one. Raises DirectoryError.
+    It takes the place of one whose writer was killed. Raises DirectoryError, also where there is one of somebody else.
     """
     path, new = _path(inode), f"{_path(inode)}.{os.getpid()}.new"
     with contextlib.ExitStack() as stack:
         with _noting():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(DIRECTORY, 0o700)
-                os.chmod(DIRECTORY, 0o711)  # noqa: S103  # anybody may look whether there is a note
             _refuse_others()
+            os.chmod(DIRECTORY, 0o711)  # noqa: S103  # anybody may look whether there is a note
+            forget(inode)
             _unlink(new)  # what a killed one has left
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            note = Note(fd)
+            note = Note(fd, path)
             note.append(purpose)
             note.append(images)
             os.rename(new, path)
-            stack.callback(_unlink, path)
+            stack.callback(note.withdraw)
         yield note
+
+
+def forget(inode: int) -> None:
+    """Remove the note of a writer that was killed. Raises DirectoryError where there is one of somebody else."""
+    with _noting(), contextlib.suppress(FileNotFoundError):
+        fd = os.open(_path(inode), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(_path(inode))
+        except BlockingIOError:
+            raise DirectoryError("the pod in this namespace is being dumped or restored by another ipcimg") from None
+        finally:
+            os.close(fd)
 
 
 @contextlib.contextmanager
@@ -97,7 +123,7 @@ def found(inode: int, purpose: str) -> Iterator[Note | None]:
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                note = Note(fd)
+                note = Note(fd, _path(inode))
         yield note if note is not None and note.is_for(purpose) else None
 
 

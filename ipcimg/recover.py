@@ -47,8 +47,9 @@ def recover(target: namespace.IpcNamespace | None = None) -> Recovered | None:
                 if left is not None:
                     with left:
                         turned = left.recover(seen_as)
-                from . import freeze  # a dump only asks whether there is something to recover
+                from . import freeze, podnote  # a dump only asks whether there is something to recover
 
+                podnote.forget(target.inode)
                 thawed = tuple(freeze.thaw_left(target.inode))
                 found = journal.Journal.find(objects("shm"), seen_as)
                 if found is None:

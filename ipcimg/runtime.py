@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import interrupts
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _PLACES = re.compile(r"\{(?:dir)?\}")
 _ENDED = 10.0  # seconds for a command to end when it is told to
 _GONE = 30.0  # seconds for what it has started to end by itself then
+_GONE_AFTER_FAILURE = 2.0  # likewise, where it has failed by itself
 _PAUSE = 0.01  # seconds between two looks
 
 
@@ -26,7 +28,7 @@ class Command:
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
-        self.goes_on = False  # was it given up, and may have left processes that go on?
+        self.goes_on = False  # has it failed, or was given up, and may have left processes that go on?
 
     def __bool__(self) -> bool:
         return bool(self._words)
@@ -55,9 +57,10 @@ class Command:
         said = self._said(words)
         process: subprocess.Popen[bytes] | None = None
         try:
-            with interrupts.deferred():
-                process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
-            status = process.wait()
+            with _children_told():
+                with interrupts.deferred():
+                    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+                status = process.wait()
         except OSError as error:
             raise CommandError(f"`{said}`: {explain(error)}") from error
         except BaseException:
@@ -66,6 +69,7 @@ class Command:
                     self._end(process)
             raise
         if status:
+            self.goes_on = not _all_ended(process.pid, _GONE_AFTER_FAILURE)
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise CommandError(f"`{said}` {how}")
 
@@ -78,7 +82,7 @@ class Command:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self.goes_on = not _all_ended(process.pid)
+        self.goes_on = not _all_ended(process.pid, _GONE)
 
     @staticmethod
     def _said(words: Sequence[str]) -> str:
@@ -87,12 +91,32 @@ class Command:
         return shlex.join(words)
 
 
-def _all_ended(group: int) -> bool:
-    """Wait for the processes of a group to end; have they?"""
-    until = time.monotonic() + _GONE
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < until:
+@contextlib.contextmanager
+def _children_told() -> Iterator[None]:
+    """Have the kernel tell how a child ends, which it does not where SIGCHLD is ignored. Raises CommandError."""
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except ValueError:
+        raise CommandError("SIGCHLD is ignored, so nobody could tell how the command ends") from None
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _all_ended(group: int, patience: float) -> bool:
+    """Wait for the processes of a group to end, so many seconds; have they?"""
+    until = time.monotonic() + patience
+    try:
+        while True:
             os.killpg(group, 0)
+            if time.monotonic() > until:
+                return False
             time.sleep(_PAUSE)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # they are somebody else's
         return False
-    return True

@@ -25,7 +25,7 @@ COMMANDS = {name for name in MODULES if name.startswith("commands.")}  # of ipci
 KERNEL = {
     *("libc", "credentials", "companion", "namespace", "owners", "sysctl", "preset"),
     *("var", "msg", "sem", "shm", "listing", "reading", "freeze", "kinds", "create", "hold", "preflight"),
-    *("notes", "journal", "turn", "turning", "cgroups", "podnote", "bystanders", "runtime"),
+    *("notes", "journal", "turn", "turning", "cgroups", "podnote", "bystanders", "runtime", "outline"),
 }
 COLLECTORS = {"var", "msg", "sem", "shm"}
 IMAGES = {"image", "images", "magics", "codec", "manifest", "directory", "archive", "spool", "criudump", "imageset"}

@@ -84,6 +84,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         ) as told,
         contextlib.ExitStack() as stack,
     ):
+        if command:
+            import shutil
+
+            if shutil.which(command[0]) is None:  # before all is told to be done
+                raise IpcimgError(f"running {command[0]}: there is no such command")
         if options.pin is not None and os.path.lexists(options.pin):
             raise IpcimgError(f"pinning the namespace: {options.pin}: {os.strerror(errno.EEXIST)}")
         pidfile = None if options.pidfile is None else stack.enter_context(open(options.pidfile, "wb", 0))

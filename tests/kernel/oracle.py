@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import platform
+import signal
 import struct
 import subprocess
 import threading
@@ -124,6 +125,12 @@ class Namespace(Enterable):
                 if os.stat(f"/proc/{pid}/ns/ipc").st_ino == inode and pid != self.pid:
                     found.append(pid)
         return found
+
+    def stop(self) -> None:
+        """Have its process stopped, which takes until it gets a processor."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while state(self.pid) != "T":
+            time.sleep(0.001)
 
     def close(self) -> None:
         until = time.monotonic() + 2  # who was let go ends a moment later

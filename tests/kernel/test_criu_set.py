@@ -20,7 +20,7 @@ def dumped(source: Namespace, tmp_path: Path) -> Path:
     """What CRIU has dumped of source, whose process is stopped."""
     directory = dump_of("basic", tmp_path / "criu")
     ipcimg("restore", "-t", source.pid, "-D", directory)
-    os.kill(source.pid, signal.SIGSTOP)
+    source.stop()
     return directory
 
 

@@ -79,9 +79,7 @@ def criu(source: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """At the end of a dump of CRIU's, of source, whose process is stopped."""
     directory = dump_of("basic", tmp_path / "criu")
     ipcimg("restore", "-t", source.pid, "-D", directory)
-    os.kill(source.pid, signal.SIGSTOP)
-    while Path(f"/proc/{source.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        pass  # it comes to a stop when it gets a processor
+    source.stop()
     made = Criu(directory, monkeypatch, tmp_path)
     yield made
     made.close()

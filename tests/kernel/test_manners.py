@@ -178,11 +178,13 @@ def test_report_that_cannot_be_written(source: Namespace, tmp_path: Path) -> Non
 
 def test_report_of_a_command_that_cannot_be_run(source: Namespace, tmp_path: Path) -> None:
     ipcimg("dump", "-t", source.pid, "-D", tmp_path / "d")
-    arguments = ("restore", "--new-ns", "-D", tmp_path / "d", "--report", tmp_path / "r", "--", tmp_path / "no")
-    done = run(IPCIMG, *arguments, status=1)
-    assert report((tmp_path / "r").read_text())["error"] == [f"running {tmp_path}/no: No such file or directory"], (
-        done.stderr
-    )
+    (tmp_path / "no").write_bytes(b"\x7fELF")
+    (tmp_path / "no").chmod(0o755)
+    for command, why in (("no", "Exec format error"), ("nothing", "there is no such command")):
+        arguments = ("restore", "--new-ns", "-D", tmp_path / "d", "--report", tmp_path / "r", "--", tmp_path / command)
+        done = run(IPCIMG, *arguments, status=1)
+        error = report((tmp_path / "r").read_text())["error"]
+        assert error == [f"running {tmp_path}/{command}: {why}"], done.stderr
 
 
 # ---- the log -------------------------------------------------------------------------------

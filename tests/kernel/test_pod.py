@@ -17,7 +17,8 @@ import pytest
 
 import ipcimg as package
 from ipcimg import bystanders, interrupts
-from ipcimg.pod import dump
+from ipcimg.pod import dump, restore
+from ipcimg.restore import Restored
 from tests.commands import IPCIMG, ipcimg, refused, report, run, same
 from tests.test_criudump import ids, inventory
 
@@ -423,6 +424,91 @@ def test_container_ends_and_the_command_fails(pod: Containers) -> None:
     is_whole(pod)
 
 
+@pytest.mark.parametrize("how", ["exit 1", "kill -9 $$"])
+def test_container_ends_after_the_command(pod: Containers, how: str) -> None:
+    line = fails(pod, "--", "sh", "-c", f"(sleep 1; {end(pod, 'first')}) & {how}", "{}")
+    assert line.endswith("stays, since containers may have ended")
+    is_whole(pod)
+    assert pod.processes["first"].wait(_TIMEOUT) == -signal.SIGKILL
+
+
+def test_signal_after_the_command_has_failed(pod: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(pid: int) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr("ipcimg.pod._is_about_to_be_killed", killed)
+    containers = {name: process.pid for name, process in pod.processes.items()}
+    with package.of_process(pod.namespace.pid) as one, pytest.raises(interrupts.Interrupted) as ended:
+        dump(pod.directory, one, containers, sandbox=pod.namespace.pid, command=["false", "{}"])
+    assert str(ended.value) == (
+        f"ended by SIGTERM, at container first; the set in {pod.directory}/ipc stays, since containers may have ended"
+    )
+    is_whole(pod)
+    assert pod.frozen() == []
+
+
+def ignoring_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def test_nobody_tells_of_children(pod: Containers, target: Namespace) -> None:
+    """Where SIGCHLD is ignored, a command that fails has failed all the same."""
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    arguments = ("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "false", "{}")
+    done = run(IPCIMG, *arguments, status=1, preexec_fn=ignoring_children)
+    assert "container first: `false first` ended with status 1" in done.stderr
+
+
+def test_two_dumps_into_one_directory(pod: Containers, target: Namespace) -> None:
+    """The second one leaves alone what the first one has dumped."""
+    begun, go_on = pod.scratch / "begun", pod.scratch / "go on"
+    command = pod.runtime(f"touch {begun}; until [ -e '{go_on}' ]; do sleep 0.01; done")
+    with subprocess.Popen([*IPCIMG, *map(str, pod.dump_arguments(*command))]) as dumping:
+        until(begun.exists)
+        arguments = pod.dump_arguments()
+        arguments[3] = target.pid
+        assert refused(*arguments) == f"{pod.directory}: another dump into it is running"
+        later = subprocess.Popen([*IPCIMG, *map(str, pod.dump_arguments())], stderr=subprocess.PIPE, text=True)
+        go_on.touch()
+    _, said = later.communicate()
+    assert (dumping.returncode, later.returncode) == (0, 1)
+    assert " is not empty: is it of another dump?" in said
+    is_whole(pod)
+
+
+def test_directories_that_others_can_write(pod: Containers, target: Namespace) -> None:
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    pod.directory.chmod(0o777)
+    arguments = ("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "echo", "{}")
+    assert refused(*arguments) == f"{pod.directory} others can write it (mode 0777); chmod it, if you trust it"
+    pod.directory.chmod(0o700)
+    names = pod.directory / "ipcimg-containers"
+    names.chmod(0o666)
+    assert refused(*arguments) == f"{names} others can write it (mode 0666); chmod it, if you trust it"
+    shutil.rmtree(pod.directory)
+    pod.directory.mkdir()
+    pod.directory.chmod(0o777)
+    assert fails(pod) == f"{pod.directory} others can write it (mode 0777); chmod it, if you trust it"
+
+
+def test_signal_when_the_objects_are_made(pod: Containers, target: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is told of."""
+    ipcimg(*pod.dump_arguments(*pod.runtime()))
+    finished = interrupts.finished
+    told: list[Restored] = []
+
+    def with_signal() -> None:
+        finished()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(interrupts, "finished", with_signal)
+    with package.of_process(target.pid) as one, pytest.raises(interrupts.Interrupted):
+        restore(pod.directory, one, command=["false", "{}"], made=told.append)
+    assert told[0].counts.queues == 1
+    same(pod.directory / "ipc", f"ns:{target.pid}")
+
+
 def test_what_is_in_the_way(pod: Containers) -> None:
     for name in ("first", "ipc"):
         (pod.directory / name).mkdir(parents=True)
@@ -549,7 +635,8 @@ def test_time_limit(pod: Containers, target: Namespace) -> None:
 
     ipcimg(*pod.dump_arguments(*pod.runtime()))
     done = run(IPCIMG, "pod", "restore", "-t", target.pid, "-D", pod.directory, *limited, *forever, status=1)
-    assert "Error: timed out after 3 s" in done.stderr
+    there = "timed out after 3 s, at container first; the objects of the pod are there"
+    assert done.stderr == f"ipcimg: Error: {there}\n"
     assert report(said.read_text())["containers"] == []
     same(pod.directory / "ipc", f"ns:{target.pid}")  # others may use it
 
@@ -669,7 +756,7 @@ def test_no_cgroup(pod: Containers) -> None:
     pod.put(pod.processes["first"].pid, pod.cgroup("first"))
 
 
-@pytest.mark.parametrize("name", ["ipc", "..", ".", "a/b", ""])
+@pytest.mark.parametrize("name", ["ipc", "ipcimg-containers", "..", ".", "a/b", ""])
 def test_names(name: str, pod: Containers) -> None:
     assert "cannot be the name of a container" in fails(pod, "--container", f"{name}:{pod.processes['first'].pid}")
 
@@ -770,8 +857,10 @@ def test_restore_that_fails(pod: Containers, target: Namespace) -> None:
     assert said == [f"restored container second from {pod.directory}/second", "the objects of the pod were there"]
     assert [one["name"] for one in report(told.read_text())["containers"]] == ["second"]
     target.do(lambda: oracle.remove("sem", 98))
+    target.do(lambda: oracle.semaphores(0x2, [5], wanted=98))
     assert refused(*again, "--", "true") == (
-        f"semaphore set 98 with key 0x00000002: of the pod, and not in the IPC namespace of process {target.pid}"
+        "semaphore set 98 with key 0x00000002 and 2 semaphores: of the pod, and not in the IPC namespace of process "
+        f"{target.pid}"
     )
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tests.commands import IPCIMG, ipcimg, refused, run, same
 
 from . import oracle
 from .oracle import Namespace
-from .test_pod import NAMES, Containers, hierarchy, version
+from .test_pod import NAMES, Containers, hierarchy, until, version
 
 pytestmark = pytest.mark.slow  # nothing here is another on another kernel
 
@@ -89,8 +91,8 @@ def test_detached_by_the_hook(pod: Containers, target: Namespace) -> None:
 
     missing = at_post_setup_namespaces(pod, "first", target.pid, status=1)
     assert missing.endswith(
-        "post-setup-namespaces: message queue 99 with key 0x00000001, shared memory segment 97 with key 0x00000003: of "
-        "the pod, and not there; `ipcimg pod restore` comes before its containers\n"
+        "post-setup-namespaces: message queue 99 with key 0x00000001, shared memory segment 97 with key 0x00000003 "
+        "and 9000 bytes: of the pod, and not there; `ipcimg pod restore` comes before its containers\n"
     )
     said = ipcimg("pod", "restore", "-t", target.pid, "-D", pod.directory, "--", "true", "{}").stdout.splitlines()
     assert said[1:] == [f"restored container {name} from {pod.directory}/{name}" for name in NAMES]
@@ -146,6 +148,30 @@ def test_images_that_a_runtime_keeps_its_log_beside(pod: Containers) -> None:
     assert said.startswith(f"checkpointed container first into a place of its runtime's, {place(pod, 'first')}\n")
 
 
+def test_hook_of_a_dump_that_has_ended(pod: Containers) -> None:
+    """Its criu is no descendant of the command, and goes on when that is ended: nothing is left detached."""
+    begun, go_on = pod.scratch / "begun", pod.scratch / "go on"
+    command = runtime(pod)
+    hook = command[3].replace("$1", "first")
+    command[3] = f"touch {begun}; exec sleep 3600"
+    slow = "import time; from ipcimg import podnote; add = podnote.Note.add; "
+    slow += f'podnote.Note.add = lambda *of: (open("{go_on}", "w").close(), time.sleep(1), add(*of)); '
+    with subprocess.Popen([*IPCIMG, *map(str, pod.dump_arguments(*command))], stderr=subprocess.DEVNULL) as dumping:
+        try:
+            until(begun.exists)
+            late = subprocess.Popen(
+                ["sh", "-c", hook.replace("import sys;", f"import sys; {slow}")], stderr=subprocess.PIPE, text=True
+            )
+            until(go_on.exists)
+        finally:
+            dumping.terminate()
+        _, said = late.communicate()
+    assert dumping.returncode == 128 + signal.SIGTERM
+    assert late.returncode == 1
+    assert f"the dump of the pod in {pod.directory}/ipc has ended" in said
+    assert (place(pod, "first") / "ipcns-shm-11.img").exists()
+
+
 def test_container_of_another_pod(pod: Containers, target: Namespace) -> None:
     """With objects of the same ids and keys, and other contents."""
     ipcimg(*pod.dump_arguments(*runtime(pod)))
@@ -198,17 +224,32 @@ def test_note(directory: Path) -> None:
             seen.add(1, strange)
             seen.add(23, "/second")
         assert note.detached == [(1, strange), (23, "/second")]
+        with pytest.raises(DirectoryError, match="dumped or restored by another"), podnote.written(5, "/x", "restore"):
+            pass
+        assert not note.is_withdrawn
+        note.withdraw()
+        assert note.is_withdrawn
+        with podnote.found(5, podnote.DUMP) as none, podnote.written(5, "/another", podnote.DUMP) as other:
+            assert none is None
+            note.withdraw()  # that is not ours
+            assert not other.is_withdrawn
         assert directory.stat().st_mode & 0o777 == 0o711
     assert list(directory.iterdir()) == []
 
 
 def test_note_of_one_that_was_killed(directory: Path) -> None:
     directory.mkdir(mode=0o700)
-    (directory / "pod-5").write_bytes(b"dump\0\n/left\0\n1 /first\0\n")
+    left = b"dump\0\n/left\0\n1 /first\0\n"
+    (directory / "pod-5").write_bytes(left)
+    podnote.forget(5)
+    podnote.forget(5)
+    assert list(directory.iterdir()) == []
+    (directory / "pod-5").write_bytes(left)
     with podnote.found(5, podnote.DUMP) as none:
         assert none is None
     with podnote.written(5, "/new", podnote.DUMP) as note:
         assert (note.images, note.detached) == ("/new", [])
+        assert directory.stat().st_mode & 0o777 == 0o711
 
 
 def test_directory_that_others_can_write(directory: Path) -> None:

@@ -50,27 +50,18 @@ def dumped(source: Namespace, tmp_path: Path) -> Path:
     return tmp_path / "d"
 
 
-def killed(target: Namespace, directory: Path, *options: object, once: Callable[[], bool]) -> int:
-    """A restore that is ended by SIGKILL when once() says so, in the target; its process id.
-
-    In Python alone: with the loops in C it is over before anybody has looked. Those are killed in test_faults.py.
-    """
-    command = [*IPCIMG, "restore", "-t", str(target.pid), "-D", str(directory), *map(str, options)]
-    child = subprocess.Popen(command, env={**os.environ, "IPCIMG_LOOPS": "python"})
-    until = time.monotonic() + 60
-    while not target.do(once):
-        assert child.poll() is None, "it was over before it could be killed"
-        assert time.monotonic() < until
-    child.kill()
-    child.wait()
+def killed_at(call: str, when: int, *arguments: object) -> int:
+    """ipcimg, which is ended by SIGKILL at the end of its system call of that number; its process id."""
+    at = ("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}")
+    # With -D strace is a descendant, and we have the process itself as our child.
+    with subprocess.Popen(["strace", "-D", "-qq", "-o", "/dev/null", *at, *IPCIMG, *map(str, arguments)]) as child:
+        assert child.wait(60) == -signal.SIGKILL
     return child.pid
 
 
-def killed_at(call: str, when: int, *arguments: str) -> None:
-    """ipcimg, which is ended by SIGKILL at a system call."""
-    at = ("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}")
-    done = subprocess.run(["strace", "-qq", "-o", "/dev/null", *at, *IPCIMG, *arguments], check=False)
-    assert done.returncode == -signal.SIGKILL
+def killed(target: Namespace, directory: Path, *options: object, call: str = "msgget", when: int) -> int:
+    """A restore into the target that is ended by SIGKILL; its process id."""
+    return killed_at(call, when, "restore", "-t", target.pid, "-D", directory, *options)
 
 
 @pytest.mark.parametrize("kind", ["msg", "sem", "shm"])
@@ -78,7 +69,9 @@ def test_undone(target: Namespace, dumped: Path, tmp_path: Path, kind: str) -> N
     """Whatever it was at: segments, queues or semaphore sets. One of each is a stranger, and the journal a segment."""
     target.do(strangers)
     before = target.do(state)
-    pid = killed(target, dumped, once=lambda: len(oracle.table(kind)) > 1 + (kind == "shm"))
+    # The segment is there when the first queue comes.
+    pid = killed(target, dumped, call="semget" if kind == "sem" else "msgget", when=1 if kind == "shm" else 3)
+    assert len(target.do(lambda: oracle.table(kind))) > 1 + (kind == "shm")
     whose = f"an unfinished restore from {dumped}, whose process {pid} was killed"
     unfinished = f"the IPC namespace of process {target.pid} holds {whose}"
     for command in (("restore", "-t", target.pid, "-D", dumped), ("dump", "-t", target.pid, "-D", tmp_path / "e")):
@@ -96,16 +89,17 @@ def test_undone(target: Namespace, dumped: Path, tmp_path: Path, kind: str) -> N
 def test_other_ids_are_undone_too(source: Namespace, target: Namespace, dumped: Path) -> None:
     target.do(lambda: [oracle.queue(0x10000 + n, messages=[(1, b"stays")]) for n in range(501)])
     before = target.do(state)
-    killed(target, dumped, "--into-free-ids", once=lambda: len(oracle.table("msg")) > 510)
+    killed(target, dumped, "--into-free-ids", when=30)
+    assert len(target.do(lambda: oracle.table("msg"))) > 510
     ipcimg("recover", "-t", target.pid)
     assert target.do(state) == before
 
 
 def test_recovery_that_is_killed_goes_on(target: Namespace, dumped: Path) -> None:
     before = target.do(state)
-    killed_at("semget", 450, "restore", "-t", str(target.pid), "-D", str(dumped))
+    killed(target, dumped, call="semget", when=450)
     assert len(target.do(lambda: oracle.table("sem"))) > 400
-    killed_at("semctl", 200, "recover", "-t", str(target.pid))
+    killed_at("semctl", 200, "recover", "-t", target.pid)
     assert 0 < len(target.do(lambda: oracle.table("sem"))) < 400
     assert target.do(lambda: oracle.table("msg"))
     ipcimg("recover", "-t", target.pid)
@@ -146,7 +140,7 @@ def test_images_that_would_pass_for_a_journal(source: Namespace, target: Namespa
 def test_what_came_in_the_place_of_ours_stays(target: Namespace, dumped: Path) -> None:
     """After the kill somebody removes a restored queue, and makes one that gets the same id."""
     target.do(lambda: oracle.queue(kinds.THROWAWAY, wanted=32768 * 9 + 30000))
-    killed(target, dumped, once=lambda: len(oracle.table("msg")) > 100)
+    killed(target, dumped, when=120)
     time.sleep(1.1)
     target.do(lambda: oracle.remove("msg", 50))
     target.do(lambda: oracle.queue(0, messages=[(1, b"mine")], wanted=50))
@@ -199,7 +193,7 @@ def test_one_that_had_not_begun(source: Namespace, tmp_path: Path) -> None:
 
 def test_library(target: Namespace, dumped: Path) -> None:
     before = target.do(state)
-    killed(target, dumped, once=lambda: len(oracle.table("msg")) > 100)
+    killed(target, dumped, when=120)
     with library.of_process(target.pid) as namespace:
         found = library.recover(namespace)
         assert found is not None

@@ -155,7 +155,7 @@ def test_new_namespace_for_a_command(source: Namespace, tmp_path: Path) -> None:
     assert "98304" in done.stdout
     run(IPCIMG, "restore", "--new-ns", "-D", tmp_path / "d", "--", "sh", "-c", "exit 7", status=7)
     line = run(IPCIMG, "restore", "--new-ns", "-D", tmp_path / "d", "--", "/no/such/command", status=1).stderr
-    assert line == "ipcimg: Error: running /no/such/command: No such file or directory\n"
+    assert line == "ipcimg: Error: running /no/such/command: there is no such command\n"
 
 
 def test_new_namespace_pinned(source: Namespace, tmp_path: Path) -> None:

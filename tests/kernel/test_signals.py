@@ -255,11 +255,13 @@ def test_pinned_and_no_report(dumped: Path, pinned: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("pin", [True, False])
 def test_a_command_that_cannot_be_run(pin: bool, dumped: Path, pinned: Path, tmp_path: Path) -> None:
     """Nothing is left of it."""
+    (tmp_path / "no").write_bytes(b"\x7fELF")
+    (tmp_path / "no").chmod(0o755)
     before = holders()
     options = ("--pin", pinned) if pin else ()
     arguments = ("restore", "--new-ns", *options, "--hold", "--pidfile", tmp_path / "pid", "-D", dumped)
     done = with_signal("exit", "", *arguments, "--", tmp_path / "no")
-    assert (done.returncode, done.stderr) == (1, f"ipcimg: Error: running {tmp_path}/no: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (1, f"ipcimg: Error: running {tmp_path}/no: Exec format error\n")
     assert (tmp_path / "pid").read_text() == ""
     assert not pinned.exists()
     for pid in holders() - before:
