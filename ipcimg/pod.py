@@ -154,10 +154,11 @@ def _locked(place: str) -> Iterator[None]:
     try:
         if why := who_could_change(os.fstat(fd)):
             raise DirectoryError(f"{place} {why}")
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DirectoryError(f"{place}: another dump into it is running") from None
         yield
-    except BlockingIOError:
-        raise DirectoryError(f"{place}: another dump into it is running") from None
     finally:
         os.close(fd)
 
