@@ -60,12 +60,18 @@ class Host:
         self.temporary.mkdir()
 
     def ssh(
-        self, *command: object, stdin: int | IO[bytes] = subprocess.PIPE, python_loops: bool = False
+        self, *command: object, stdin: int | IO[bytes] = subprocess.PIPE, stops_at: tuple[str, int] | None = None
     ) -> subprocess.Popen[bytes]:
-        """ipcimg there. Its process id is in the file `ipcimg` from its beginning on."""
+        """ipcimg there; stops_at is the system call, with its number, at which it stops until it is killed.
+
+        Its process id is in the file `ipcimg` from its beginning on.
+        """
         (self.at / "ipcimg").unlink(missing_ok=True)
-        setting = [f"TMPDIR={self.temporary}", *(["IPCIMG_LOOPS=python"] if python_loops else [])]
-        called = shlex.join(["env", *setting, *IPCIMG, *map(str, command)])
+        traced: list[str] = []
+        if stops_at is not None:
+            at = ("-e", f"trace={stops_at[0]}", "-e", f"inject={stops_at[0]}:signal=STOP:when={stops_at[1]}")
+            traced = ["strace", "-D", "-qq", "-o", "/dev/null", *at]
+        called = shlex.join(["env", f"TMPDIR={self.temporary}", *traced, *IPCIMG, *map(str, command)])
         pid = f"echo $$ > {self.at}/new && mv {self.at}/new {self.at}/ipcimg"
         options = [f"-oUserKnownHostsFile={self.at}/known", "-oStrictHostKeyChecking=yes", "-oBatchMode=yes"]
         ssh = ["ssh", "-F", "none", "-i", str(self.at / "user"), *options, f"root@{HOST}"]
@@ -262,7 +268,9 @@ def test_the_reader_is_killed_while_it_makes_objects(
         source.do(lambda: oracle.segment(0xB16, 64 * MIB, [(0, os.urandom(MIB) * 64)]))
     before, there = source.do(state), target.do(state)
     dump = dumping(source)
-    restore = host.ssh("restore", "-D", "-", "-t", target.pid, stdin=dump.stdout or subprocess.PIPE, python_loops=True)
+    # Segments are there when the first queue comes.
+    stops_at = ("semget", 3) if kind == "sem" else ("msgget", 1 if kind == "shm" else 3)
+    restore = host.ssh("restore", "-D", "-", "-t", target.pid, stdin=dump.stdout or subprocess.PIPE, stops_at=stops_at)
     pid = host.pid()
     # Strangers are one of each, and the journal is a segment.
     wait_until(lambda: target.do(lambda: len(oracle.table(kind))) > 1 + (kind == "shm"))
