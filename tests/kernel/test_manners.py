@@ -514,7 +514,7 @@ def test_nothing_is_left_of_a_dump(how: str, stage: str, source: Namespace, tmp_
     before = source.do(state)
     interrupted(how, stage, "dump", "-t", source.pid, "-D", tmp_path / "d", "--freeze")
     assert os.listdir(tmp_path) == []
-    assert oracle.state(source.pid) == "S"
+    assert oracle.state(source.pid) in "RS"
     assert source.do(state) == before
 
 

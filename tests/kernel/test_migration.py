@@ -191,7 +191,7 @@ def migrated(source: Namespace, host: Host, *arguments: object) -> str:
 def test_into_a_namespace(source: Namespace, target: Namespace, host: Host, temporary: Path) -> None:
     source.do(fill)
     assert migrated(source, host, "-t", target.pid).startswith("restored 4 message queues (261 messages), ")
-    assert oracle.state(source.pid) == "S"
+    assert oracle.state(source.pid) in "RS"
     assert list(temporary.iterdir()) == list(host.temporary.iterdir()) == []
     assert target.do(oracle.everything) == source.do(oracle.everything)
 
@@ -249,7 +249,7 @@ def test_the_reader_is_killed_while_it_reads(
     assert status == 1
     early = "Broken pipe, since its reader ended before the archive did"
     assert said == f"ipcimg: Error: writing standard output: {early}\n"
-    assert oracle.state(big.pid) == "S"
+    assert oracle.state(big.pid) in "RS"
     assert (big.do(state), target.do(state)) == (before, there)
     assert list(temporary.iterdir()) == list(host.temporary.iterdir()) == []
     assert ipcimg("recover", "-t", target.pid).stdout.endswith("nothing to recover\n")
@@ -280,7 +280,7 @@ def test_the_reader_is_killed_while_it_makes_objects(
     assert "holds an unfinished restore" in refused("dump", "-t", target.pid, "-D", host.at / "none")
     assert "undone, " in ipcimg("recover", "-t", target.pid).stdout
     assert (source.do(state), target.do(state)) == (before, there)
-    assert oracle.state(source.pid) == "S"
+    assert oracle.state(source.pid) in "RS"
 
 
 @pytest.mark.parametrize("who", ["dump", "ssh"])
@@ -304,6 +304,6 @@ def test_the_writer_is_killed(big: Namespace, target: Namespace, host: Host, who
             ended(held.ssh)
             assert ended(held.dump)[0] == 1
         assert select.select([reader], [], [], 60)[0], "the reader has not ended"
-    assert oracle.state(big.pid) == "S"
+    assert oracle.state(big.pid) in "RS"
     assert (big.do(state), target.do(state)) == (before, there)
     assert list(host.temporary.iterdir()) == []
