@@ -6,6 +6,7 @@ A test has its line among the counts by record_property("nothing lost", "what: h
 from __future__ import annotations
 
 import os
+import pathlib
 
 import pytest
 
@@ -78,3 +79,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("nothing lost")
         for line in counts:
             terminalreporter.line(line)
+
+
+@pytest.fixture
+def temporary(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """$TMPDIR, in which nothing is to be left."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"

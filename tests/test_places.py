@@ -155,14 +155,6 @@ class Kept:
         self.finished = True
 
 
-@pytest.fixture
-def temporary(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """$TMPDIR, which nothing is to be left in."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return tmp_path / "tmp"
-
-
 def make(path: str) -> object:
     assert os.path.basename(path).startswith(delivery.PREFIX)
     assert os.stat(path).st_mode & 0o777 == 0o700

@@ -23,7 +23,11 @@ from . import oracle, test_recover
 from .oracle import Enterable, Namespace
 from .test_round_trip import fill
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # an emulated processor takes minutes for the ciphers
+pytestmark = [
+    pytest.mark.usefixtures("temporary"),
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+]  # an emulated processor takes minutes for the ciphers
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -135,14 +139,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         stack.enter_context(sshd.stderr)
         assert sshd.stderr.readline().startswith(b"Server listening on ")
         yield Host(at, here.pid, there.pid)
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$TMPDIR here."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return tmp_path / "tmp"
 
 
 def dumping(source: Namespace, *options: object) -> subprocess.Popen[bytes]:

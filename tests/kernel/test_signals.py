@@ -16,7 +16,8 @@ from ..commands import ipcimg, report
 from . import oracle
 from .oracle import Namespace
 
-pytestmark = pytest.mark.slow  # nothing here is another on another kernel
+# Nothing here is another on another kernel. $TMPDIR is that of all commands.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("temporary")]
 
 # A signal comes right before or after a function is called, or when Python ends.
 AT = """
@@ -55,14 +56,6 @@ def with_signal(
     program = AT.format(when=when, place=place, number=int(number))
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$TMPDIR of all commands."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return tmp_path / "tmp"
 
 
 @pytest.fixture

@@ -16,18 +16,11 @@ from . import oracle
 from .oracle import Namespace
 from .test_round_trip import fill
 
-pytestmark = pytest.mark.slow  # nothing here is another on another kernel
+# Nothing here is another on another kernel. $TMPDIR is that of all commands.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("temporary")]
 
 MIB = 1 << 20
 PACK = {"tar": "cf", "tar.gz": "czf"}
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$TMPDIR of all commands."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return tmp_path / "tmp"
 
 
 @pytest.fixture
