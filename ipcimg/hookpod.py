@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .errors import NamespaceError, listed
+from .errors import NamespaceError
 from .hook import Step
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def being_restored(call: Call) -> Step | None:
     from .detach import detached_from
     from .directory import ImageDirectory
     from .images import DETACHED
-    from .outline import Outline, outline, outlines
+    from .outline import Outline, absent, outline, outlines
 
     digest = detached_from(call.directory)
     if digest is None:
@@ -71,7 +71,7 @@ def being_restored(call: Call) -> Step | None:
                 target.enter()
                 return outlines()
 
-            missing = sorted(wanted - namespace.aside(present))
+            missing = absent(wanted, namespace.aside(present))
             with podnote.found(target.inode, podnote.RESTORE) as note:
                 if note is not None and pod_digest(note.images) != digest:
                     raise NamespaceError(
@@ -80,8 +80,7 @@ def being_restored(call: Call) -> Step | None:
                     )
         if missing:
             raise NamespaceError(
-                f"{listed(list(map(str, missing)))}: of the pod, and not there; `ipcimg pod restore` comes before its "
-                "containers"
+                f"{missing}: of the pod, and not there; `ipcimg pod restore` comes before its containers"
             )
         log.say(f"the {len(wanted)} objects of the pod, from which CRIU's images are detached, are there")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from . import model
+from .errors import listed
 from .listing import Table
 
 _EXTENTS = {"shm": ("size", "bytes"), "sem": ("nsems", "semaphores")}  # columns of /proc/sysvipc, and what they count
@@ -41,3 +42,8 @@ def outlines() -> set[Outline]:
             extent = table.row(line)[_EXTENTS[table.kind][0]] if table.kind in _EXTENTS else 0
             found.add(Outline(*table.name(line), extent))
     return found
+
+
+def absent(wanted: set[Outline], there: set[Outline]) -> str:
+    """Those that are not there, for people; empty where all are."""
+    return listed(list(map(str, sorted(wanted - there))))

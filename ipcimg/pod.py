@@ -34,7 +34,7 @@ from .errors import CommandError, DirectoryError, IpcimgError, NamespaceError, d
 from .images import INVENTORY
 from .listing import objects
 from .newfile import new_file
-from .outline import outline, outlines
+from .outline import absent, outline, outlines
 from .progress import FREEZING, LETTING_GO, NOBODY, Progress
 from .restore import Restored
 from .restore import restore as restore_namespace
@@ -453,9 +453,9 @@ def _expect_objects(images: str, target: namespace.IpcNamespace) -> None:
     """Raise NamespaceError where an object of the set is not in the namespace, as far as outlines tell."""
     wanted = {outline(kind, one) for kind, one in imageset.load(images).objects()}
     with target.entered(), doing("looking at the objects of the target"):
-        missing = sorted(wanted - outlines())
+        missing = absent(wanted, outlines())
     if missing:
-        raise NamespaceError(f"{listed(list(map(str, missing)))}: of the pod, and not in {target.described}")
+        raise NamespaceError(f"{missing}: of the pod, and not in {target.described}")
 
 
 def _restore_each(
